@@ -1,0 +1,55 @@
+# `make demo` and `make test` do all their set-up. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Without a fixed locale sorted output differs between machines.
+export LC_ALL := C.UTF-8
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+# --- Python environment: locked by hash, re-synced when a lock changes ------------------------
+$(UV): requirements/uv.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements/uv.txt
+	touch $(UV)
+
+$(VENV)/.synced: $(UV) requirements/dev.txt pyproject.toml
+	$(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt requirements/uv.txt
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: setup
+setup: $(VENV)/.synced ## the Python environment in .venv
+
+LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
+	--universal --constraint requirements/constraints.txt --custom-compile-command "make lock"
+.PHONY: lock
+lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 takes newer versions)
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev pyproject.toml -o requirements/dev.txt
+	$(LOCK) --constraint requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
+
+# --- Checks -----------------------------------------------------------------------------------
+.PHONY: check
+check: setup ## format, lint, types, contracts, generated files, unit tests (at most 3 minutes)
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports --no-logo
+	pagoda crd --check crds/llmdeployments.serving.pagoda.dev.yaml
+	pytest -q tests/unit
+
+.PHONY: format
+format: setup ## rewrite the sources in the project's format
+	ruff format .
+	ruff check --fix .

@@ -1,0 +1,1 @@
+"""Pagoda: an operator that reconciles an LLMDeployment into a served large language model."""
