@@ -1,0 +1,148 @@
+"""What each image is made from, and the hashes that name the results."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Raised by hand when bases have to be made anew from the same list, for security updates say.
+BASE_VERSION = 1
+
+DEBIAN_SUITE = "trixie"
+
+# Left out of every base: nothing in a container reads them.
+_NOT_INSTALLED = (
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A Debian root file system that mmdebstrap makes; the `FROM` of an image.
+
+    `skip` holds dpkg path patterns whose files are left out. Debian's copyright files stay.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+    suite: str = DEBIAN_SUITE
+
+    def dpkg_options(self) -> list[str]:
+        """The patterns as dpkg options, in the order in which dpkg has to see them."""
+        excludes = [f"path-exclude={pattern}" for pattern in (*_NOT_INSTALLED, *self.skip)]
+        return [*excludes, "path-include=/usr/share/doc/*/copyright"]
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that change with the recipe and with nothing else."""
+        recipe = (str(BASE_VERSION), self.suite, *sorted(self.packages), *self.dpkg_options())
+        return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
+
+    @property
+    def tag(self) -> str:
+        """Name of the base in the local image store."""
+        return f"localhost/pagoda-base-{self.name}:{self.key}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target of the Dockerfile: its base, its build arguments and the files it is built from.
+
+    `sources` are paths below the root of the repository; of a folder, every file counts.
+    """
+
+    name: str
+    repository: str
+    base: Base
+    base_argument: str
+    sources: tuple[str, ...]
+    arguments: dict[str, str] = field(default_factory=dict)
+
+    def build_arguments(self) -> dict[str, str]:
+        """All `--build-arg`s, the base image among them."""
+        return {self.base_argument: self.base.tag, **self.arguments}
+
+
+_COMMON_SOURCES = (
+    "Dockerfile",
+    ".dockerignore",
+    "dev/images/build.txt",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            name="operator",
+            repository="pagoda",
+            base=Base("python", ("python3", "python3-venv", "ca-certificates")),
+            base_argument="PYTHON_IMAGE",
+            sources=(*_COMMON_SOURCES, "requirements/operator.txt", "operator"),
+        ),
+        Target(
+            name="runtime",
+            repository="pagoda-runtime",
+            # Debian's torch is built for CPUs: a quarter of the size of PyPI's CUDA build.
+            base=Base(
+                "torch",
+                ("python3", "python3-venv", "python3-torch", "ca-certificates"),
+                skip=(
+                    "/usr/lib/libtorch-test/*",
+                    "/usr/lib/python3/dist-packages/torch/bin/test_*",
+                    "/usr/lib/python3/dist-packages/fsspec/implementations/tests/*",
+                    "/usr/lib/python3/dist-packages/networkx/*/tests/*",
+                    "/usr/lib/python3/dist-packages/sympy/*/tests/*",
+                ),
+            ),
+            base_argument="RUNTIME_IMAGE",
+            sources=(*_COMMON_SOURCES, "requirements/runtime-libs.txt", "runtime"),
+            arguments={
+                "RUNTIME_LOCK": "runtime-libs.txt",
+                "VENV_OPTIONS": "--system-site-packages",
+            },
+        ),
+    )
+}
+
+
+def content_key(target: Target, root: Path = ROOT) -> str:
+    """Twelve hex digits over everything that goes into the image."""
+    digest = hashlib.sha256(f"{target.base.key} {sorted(target.arguments.items())}".encode())
+    for path in _files(root, target.sources):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        executable = os.access(path, os.X_OK)
+        digest.update(f"\n{path.relative_to(root)} {executable} {content}".encode())
+    return digest.hexdigest()[:12]
+
+
+def snapshot(target: Target, into: Path, root: Path = ROOT) -> None:
+    """Copies the sources, so that a build and its name agree whatever is edited meanwhile."""
+    for path in _files(root, target.sources):
+        copy = into / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+
+
+def _files(root: Path, sources: tuple[str, ...]) -> Iterator[Path]:
+    for source in sources:
+        path = root / source
+        if path.is_file():
+            yield path
+        else:
+            yield from sorted(p for p in path.rglob("*") if p.is_file() and _is_source(p))
+
+
+def _is_source(path: Path) -> bool:
+    """The rule of .dockerignore: what Python and pip leave behind is no source."""
+    return not any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
