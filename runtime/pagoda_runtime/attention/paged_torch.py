@@ -1,0 +1,106 @@
+"""Paged attention in plain torch, one sequence at a time. Runs everywhere; the reference for faster
+kernels.
+
+Per sequence and layer: gather the blocks into a scratch buffer that stays in the CPU's cache, then
+two batched products per KV head. (torch's own scaled_dot_product_attention with enable_gqa is ten
+times slower on CPUs, and gathering into fresh memory pays a page fault per page.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceChunk
+from pagoda_runtime.model.spec import DecoderSpec
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One sequence's part of a step."""
+
+    rows: slice  # its tokens among the step's tokens
+    context: int  # tokens it attends to
+    blocks: Tensor  # block numbers, [blocks] int64
+    future: Tensor | None  # [length, context], True where a token may not look; None for one token
+
+
+class PagedTorchAttention(AttentionBackend):
+    """KV cache [layers, blocks, block_size, kv_heads, head_dim], once for keys and once for
+    values.
+    """
+
+    def __init__(self, spec: DecoderSpec, layout: KVLayout) -> None:
+        super().__init__(spec, layout)
+        shape = (
+            spec.num_layers,
+            layout.num_blocks,
+            layout.block_size,
+            spec.num_kv_heads,
+            spec.head_dim,
+        )
+        # Not zeroed: only written slots are read, and the memory stays uncommitted until it is
+        # used.
+        self._keys = torch.empty(shape, dtype=layout.dtype)
+        self._values = torch.empty(shape, dtype=layout.dtype)
+        self._scratch = torch.empty((2, 0, *shape[2:]), dtype=layout.dtype)
+        self._scale = 1.0 / math.sqrt(spec.head_dim)
+        self._plans: list[_Plan] = []
+        self._slots = torch.empty(0, dtype=torch.int64)
+
+    def plan(self, chunks: Sequence[SequenceChunk]) -> None:
+        """Work out, once for all layers, where new keys go and which blocks each sequence reads."""
+        size = self.layout.block_size
+        self._plans = []
+        slots: list[Tensor] = []
+        row = 0
+        for chunk in chunks:
+            length = chunk.end - chunk.start
+            blocks = torch.tensor(chunk.block_table[: -(-chunk.end // size)], dtype=torch.int64)
+            positions = torch.arange(chunk.start, chunk.end)
+            slots.append(blocks[positions // size] * size + positions % size)
+            future = torch.arange(chunk.end) > positions[:, None] if length > 1 else None
+            self._plans.append(_Plan(slice(row, row + length), chunk.end, blocks, future))
+            row += length
+        self._slots = torch.cat(slots)
+        most = max(len(plan.blocks) for plan in self._plans)
+        if most > self._scratch.shape[1]:
+            self._scratch = self._scratch.new_empty((2, most, *self._scratch.shape[2:]))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See the base class."""
+        self._keys[layer].flatten(0, 1).index_copy_(0, self._slots, k)
+        self._values[layer].flatten(0, 1).index_copy_(0, self._slots, v)
+        out = torch.empty_like(q)
+        for plan in self._plans:
+            keys = self._gather(0, self._keys[layer], plan)
+            values = self._gather(1, self._values[layer], plan)
+            out[plan.rows] = self._attend_one(q[plan.rows], keys, values, plan.future)
+        return out
+
+    def _gather(self, half: int, cache: Tensor, plan: _Plan) -> Tensor:
+        """The sequence's keys or values, [kv_heads, context, head_dim], in scratch memory."""
+        blocks = self._scratch[half, : len(plan.blocks)]
+        torch.index_select(cache, 0, plan.blocks, out=blocks)
+        return blocks.flatten(0, 1)[: plan.context].transpose(0, 1)
+
+    def _attend_one(self, q: Tensor, keys: Tensor, values: Tensor, future: Tensor | None) -> Tensor:
+        """q [length, heads, head_dim] over keys and values [kv_heads, context, head_dim]; →
+        like q.
+        """
+        length, heads, head_dim = q.shape
+        kv_heads = keys.shape[0]
+        # The query heads that share a KV head become rows of one product: [kv_heads, group *
+        # length, head_dim].
+        grouped = q.view(length, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
+        rows = grouped.reshape(kv_heads, -1, head_dim)
+        scores = torch.bmm(rows, keys.transpose(1, 2)).float() * self._scale
+        if future is not None:
+            scores.view(kv_heads, -1, length, future.shape[1]).masked_fill_(future, -math.inf)
+        mixed = torch.bmm(scores.softmax(dim=-1).to(values.dtype), values)
+        back = mixed.view(kv_heads, -1, length, head_dim).permute(2, 0, 1, 3)
+        return back.reshape(length, heads, head_dim)

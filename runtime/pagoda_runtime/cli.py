@@ -1,0 +1,146 @@
+"""The command line: `pagoda-runtime serve --model DIR`. Flags are spelled as vLLM's where vLLM
+has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pagoda_runtime import __doc__ as package_doc
+from pagoda_runtime import logs
+from pagoda_runtime.config import ConfigError, EngineConfig, ServeConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `pagoda-runtime`; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        config = to_config(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
+    logs.configure(config.engine.log_level)
+    from pagoda_runtime.server.lifecycle import run  # After the flags: --help needs no web server.
+
+    return run(config)
+
+
+def to_config(arguments: argparse.Namespace) -> ServeConfig:
+    """Parsed flags to configuration; ConfigError if they contradict each other."""
+    engine = EngineConfig(
+        **{name: getattr(arguments, name) for name in EngineConfig.__dataclass_fields__},
+    )
+    return ServeConfig(
+        engine=engine,
+        served_model_names=tuple(arguments.served_model_name),
+        host=arguments.host,
+        port=arguments.port,
+        drain_delay=arguments.drain_delay,
+        shutdown_timeout=arguments.shutdown_timeout,
+        step_timeout=arguments.step_timeout,
+        termination_log=arguments.termination_log,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pagoda-runtime", description=package_doc, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="serve one model over the OpenAI API",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    engine, server = EngineConfig(model=""), ServeConfig(EngineConfig(model=""))
+
+    model = serve.add_argument_group("model")
+    model.add_argument(
+        "--model", required=True, metavar="DIR", help="model directory, Hugging Face layout"
+    )
+    model.add_argument(
+        "--served-model-name",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names the API answers to; the first is reported",
+    )
+    model.add_argument(
+        "--load-format", choices=("auto", "safetensors", "dummy"), default=engine.load_format
+    )
+    model.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default=engine.dtype)
+    model.add_argument(
+        "--seed",
+        type=int,
+        default=engine.seed,
+        help="of requests without one, and of dummy weights",
+    )
+
+    sizes = serve.add_argument_group("engine")
+    sizes.add_argument(
+        "--max-model-len", type=int, metavar="TOKENS", help="context length; default: the model's"
+    )
+    sizes.add_argument(
+        "--max-num-seqs", type=int, default=engine.max_num_seqs, help="requests in one step"
+    )
+    sizes.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        default=engine.max_num_batched_tokens,
+        help="tokens in one step",
+    )
+    sizes.add_argument(
+        "--block-size", type=int, default=engine.block_size, help="tokens in a KV block"
+    )
+    sizes.add_argument(
+        "--kv-cache-memory-bytes",
+        type=int,
+        metavar="BYTES",
+        help="default: what --max-num-seqs full-length requests need, at most 25%% of the memory limit",
+    )
+    sizes.add_argument(
+        "--min-step-ms",
+        type=float,
+        default=engine.min_step_ms,
+        help="for tests: no engine step is faster than this",
+    )
+
+    http = serve.add_argument_group("server")
+    http.add_argument("--host", default=server.host)
+    http.add_argument(
+        "--port", type=int, default=server.port, help="0 takes a free one and logs it"
+    )
+    http.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default=engine.log_level
+    )
+    http.add_argument(
+        "--drain-delay",
+        type=float,
+        default=server.drain_delay,
+        help="seconds after SIGTERM in which new requests are taken while readiness already fails",
+    )
+    http.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=server.shutdown_timeout,
+        help="seconds after the drain delay for running requests to finish; then they are aborted",
+    )
+    http.add_argument(
+        "--step-timeout",
+        type=float,
+        default=server.step_timeout,
+        help="seconds a step may take before /livez fails",
+    )
+    http.add_argument(
+        "--termination-log",
+        type=Path,
+        default=server.termination_log,
+        help="why the process failed, if this file exists",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

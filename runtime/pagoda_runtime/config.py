@@ -1,0 +1,72 @@
+"""What `pagoda-runtime serve` was asked to do. No torch here: both processes read this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """The command line or the model directory asks for something that cannot work; the message
+    is for the user.
+    """
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What the engine process needs; travels to it as JSON.
+
+    `max_model_len` None means: what config.json says, lowered until one such request fits the KV
+    cache. `kv_cache_memory_bytes` None means: chosen from the container's memory limit, see
+    `engine.kv_size`.
+    """
+
+    model: str
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    load_format: Literal["auto", "safetensors", "dummy"] = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 256
+    block_size: int = 32
+    kv_cache_memory_bytes: int | None = None
+    seed: int = 0
+    min_step_ms: float = 0.0
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise ConfigError(
+                "--max-model-len must be at least 2: one prompt token and one answer token"
+            )
+        if self.max_num_seqs > self.max_num_batched_tokens:
+            raise ConfigError(
+                f"--max-num-seqs {self.max_num_seqs} is above --max-num-batched-tokens "
+                f"{self.max_num_batched_tokens}: every running request needs one token of each step"
+            )
+        if self.min_step_ms < 0:
+            raise ConfigError("--min-step-ms must not be negative")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """The whole of `pagoda-runtime serve`. Times are in seconds."""
+
+    engine: EngineConfig
+    served_model_names: tuple[str, ...] = ()
+    host: str = "0.0.0.0"
+    port: int = 8000
+    drain_delay: float = 5.0
+    shutdown_timeout: float = 30.0
+    step_timeout: float = 300.0
+    termination_log: Path = field(default=Path("/dev/termination-log"))
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names the API answers to; the first one is reported. Default: the --model value
+        as given.
+        """
+        return self.served_model_names or (self.engine.model,)

@@ -1,0 +1,104 @@
+"""One generation request as the engine sees it: token ids in, token ids out.
+
+No torch here: the API process speaks these types too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's)."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose tokens and when to end.
+
+    temperature 0 is greedy. top_k 0 and top_p 1 are off. seed None lets the engine draw one.
+    stop_token_ids holds the model's end-of-sequence ids unless the client asked to ignore them.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(eq=False)
+class Request:
+    """State of one request. Times are `time.monotonic()` seconds, which Linux shares between
+    processes.
+
+    token_ids is prompt plus answer so far; num_computed of them have their keys and values in the
+    blocks of block_table. There is no prefill or decode state: a request catches up until one token
+    is left to compute.
+    """
+
+    id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    arrival: float = 0.0
+    token_ids: list[int] = field(init=False)
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    scheduled_at: float | None = None
+    prompt_tokens_counted: int = 0
+    finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.prompt_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt plus answer so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_outputs(self) -> int:
+        """Answer tokens so far."""
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose keys and values are not in the cache yet; 1 for a decoding request."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def max_total_tokens(self) -> int:
+        """The most tokens whose keys and values this request can ever need in the cache.
+
+        The last answer token is returned but never fed back, so it needs no slot.
+        """
+        return len(self.prompt_ids) + self.params.max_tokens - 1
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step brought one request. queue_time (seconds) comes with the first token only."""
+
+    id: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+    queue_time: float | None = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The engine's state after a step; the token counts are those of this step alone."""
+
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    preemptions_total: int
+    prompt_tokens: int = 0
+    generation_tokens: int = 0

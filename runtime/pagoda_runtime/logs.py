@@ -1,0 +1,37 @@
+"""Logs: one JSON object per line on stderr. Prompts and answers never go in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+# Everything else found on a record came in through `extra=` and becomes a field of the line.
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time", "level", "logger", "message", …extra, "exception"?}` on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without the line break."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(level: str) -> None:
+    """Send every logger of the process to stderr as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # The web server's own start and stop lines say nothing that ours do not.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -1,0 +1,145 @@
+"""The model directory's text side: tokenizer, chat template, end-of-sequence ids, default
+sampling.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from pagoda_runtime.config import ConfigError
+
+
+class ChatTemplateError(ValueError):
+    """The template refused the messages; the message is for the client."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What a request gets that does not say."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class TextModel:
+    """Everything about the model that deals in text. Errors in its files are ConfigErrors at
+    start.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        path = model_dir / "tokenizer.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"{path} is missing; models with only a sentencepiece tokenizer are not supported"
+            )
+        try:
+            self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # The library raises nothing more specific.
+            raise ConfigError(f"{path} is not a tokenizer: {error}") from error
+        config = _read_json(model_dir / "tokenizer_config.json")
+        generation = _read_json(model_dir / "generation_config.json")
+        self._special = {
+            name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
+        }
+        self._template = _compile(_template_source(model_dir, config))
+        self.eos_token_ids = self._eos(generation, _read_json(model_dir / "config.json"))
+        self.defaults = _defaults(generation)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Text to token ids."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The prompt for these messages, ending where the assistant's turn begins."""
+        if self._template is None:
+            raise ChatTemplateError("this model has no chat template: use /v1/completions")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, **self._special
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ChatTemplateError(
+                f"the model's chat template refused the messages: {error}"
+            ) from error
+
+    def _eos(self, generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+        ids = generation.get("eos_token_id", config.get("eos_token_id"))
+        if ids is None:
+            ids = self.tokenizer.token_to_id(self._special["eos_token"])
+        if ids is None:
+            return ()
+        return tuple(ids) if isinstance(ids, list) else (ids,)
+
+
+def _defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
+    # Files that say nothing mean OpenAI's defaults; `do_sample: false`, spelled out, means greedy.
+    if generation.get("do_sample") is False:
+        return SamplingDefaults(temperature=0.0)
+    return SamplingDefaults(
+        temperature=float(generation.get("temperature", 1.0)),
+        top_p=float(generation.get("top_p", 1.0)),
+        top_k=int(generation.get("top_k", 0)),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    return content
+
+
+def _token(value: Any) -> str:
+    """A special token of tokenizer_config.json: a string, or an object with `content`."""
+    return str(value.get("content", "")) if isinstance(value, dict) else str(value or "")
+
+
+def _template_source(model_dir: Path, config: Mapping[str, Any]) -> str | None:
+    path = model_dir / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text()
+    template = config.get("chat_template")
+    if isinstance(template, list):  # Several, by name.
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def _compile(source: str | None) -> Template | None:
+    if source is None:
+        return None
+    # Sandboxed: the template comes with the weights, not from us. The options are those templates
+    # are written for (transformers').
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ConfigError(f"the chat template is not valid: {error}") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    # Jinja's own filter escapes for HTML.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)

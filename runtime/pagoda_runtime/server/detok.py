@@ -1,0 +1,93 @@
+"""From token ids to text, piece by piece: never half a character, never a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+# What a decoder writes for bytes that are no character (yet). A character has at most 4 bytes, so
+# at most its first 3 can be waiting for the rest; replacement characters before those are there to
+# stay.
+_REPLACEMENT = "\ufffd"
+_MAX_WAITING = 3
+# Tokens of the prompt decoded along, because a tokenizer may treat the first token of a text
+# differently.
+_PRIMING = 8
+
+
+class IncrementalDetokenizer:
+    """Decodes one answer as it grows; the pieces returned add up to the decoding of the whole.
+
+    Keeps a window of recent tokens: the ones before `_read` have been returned and are decoded
+    again only as context, so a step costs the same however long the answer is.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(prompt_ids[-_PRIMING:])
+        if self._decode(self._ids).endswith(_REPLACEMENT):
+            self._ids = []  # A prompt that ends inside a character is no context for what follows.
+        self._start = 0
+        self._read = len(self._ids)
+        self._returned = self._decode(self._ids)
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Add tokens; return the text they complete, possibly none."""
+        self._ids += token_ids
+        text = self._decode(self._ids[self._start :])
+        waiting = 0
+        while waiting < _MAX_WAITING and text.endswith(_REPLACEMENT, 0, len(text) - waiting):
+            waiting += 1
+        return self._advance(text[: len(text) - waiting], whole=waiting == 0)
+
+    def flush(self) -> str:
+        """The answer has ended: return what was held back, broken characters included."""
+        return self._advance(self._decode(self._ids[self._start :]), whole=True)
+
+    def _advance(self, text: str, *, whole: bool) -> str:
+        piece = text[len(self._returned) :]
+        if not piece:
+            return ""
+        if whole:
+            # Everything so far is out: move the window so that it starts with the tokens just
+            # returned.
+            self._start, self._read = self._read, len(self._ids)
+            self._returned = self._decode(self._ids[self._start :])
+        else:
+            self._returned = text
+        return piece
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+class StopStrings:
+    """Cuts a growing text before the first stop string, holding back what may become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def push(self, piece: str) -> tuple[str, bool]:
+        """Add text; return the part that is safe to send and whether a stop string was met."""
+        text = self._held + piece
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def flush(self) -> str:
+        """The answer has ended: what was held back did not become a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of text that is a proper beginning of stop."""
+    return next(
+        (n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0
+    )

@@ -1,0 +1,83 @@
+"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class ApiError(Exception):
+    """A refusal the client can act on."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The JSON form, for a response or for an event of a stream that has begun."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        }
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: sending the same request again cannot help."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def unavailable(reason: str, *, retry_after: int, close: bool = False) -> ApiError:
+    """503: this replica cannot take the request now, another one may."""
+    headers = {"Retry-After": str(retry_after)} | ({"Connection": "close"} if close else {})
+    return ApiError(503, f"this replica is not serving: {reason}", code=reason, headers=headers)
+
+
+def json_response(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """`content` as a JSON response."""
+    return Response(
+        msgspec.json.encode(content),
+        status,
+        headers=dict(headers or {}),
+        media_type="application/json",
+    )
+
+
+async def handle_api_error(request: Request, error: Exception) -> Response:
+    """Starlette handler for ApiError."""
+    assert isinstance(error, ApiError)
+    return json_response(error.body(), error.status, error.headers)
+
+
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """Starlette handler for its own errors: unknown path, wrong method."""
+    assert isinstance(error, HTTPException)
+    api_error = ApiError(
+        error.status_code,
+        f"{error.detail}: {request.method} {request.url.path}",
+        headers=error.headers,
+    )
+    return json_response(api_error.body(), api_error.status, api_error.headers)
+
+
+async def handle_crash(request: Request, error: Exception) -> Response:
+    """Starlette handler for everything else; details go to the log, not to the client."""
+    return json_response(ApiError(500, "internal error").body(), 500)

@@ -1,0 +1,115 @@
+"""One answer on its way from the engine to the client: text, end, measurements."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from tokenizers import Tokenizer
+
+from pagoda_runtime.engine.request import Delta, FinishReason, SamplingParams
+from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
+from pagoda_runtime.server.engine_client import EngineClient
+from pagoda_runtime.server.metrics import Metrics
+
+log = logging.getLogger("pagoda.api")
+
+
+class Generation:
+    """Runs one request. Ends in the engine too, whether the answer is complete, stopped or not
+    wanted any more.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        metrics: Metrics,
+        *,
+        request_id: str,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        stop: Sequence[str],
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._id = request_id
+        self._prompt_ids = prompt_ids
+        self._params = params
+        self._stop = stop
+        self._arrival = time.monotonic()
+        self._last_token: float | None = None
+        self.completion_tokens = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._prompt_ids)
+
+    async def pieces(self) -> AsyncGenerator[tuple[str, FinishReason | None], None]:
+        """Yield pieces of text, possibly empty; the last one comes with the reason of the end."""
+        text = _AnswerText(self._tokenizer, self._prompt_ids, self._stop)
+        reason: FinishReason | None = None
+        try:
+            async with aclosing(
+                self._engine.generate(self._id, self._prompt_ids, self._params)
+            ) as deltas:
+                async for delta in deltas:
+                    self._measure(delta)
+                    piece, reason = text.push(delta)
+                    yield piece, reason
+                    if reason is not None:
+                        return
+        finally:
+            self._finished(reason or FinishReason.ABORT)
+
+    def _measure(self, delta: Delta) -> None:
+        if not delta.token_ids:
+            return
+        now = time.monotonic()
+        if self._last_token is None:
+            self._metrics.first_token.observe(now - self._arrival)
+        else:
+            self._metrics.inter_token.observe(now - self._last_token)
+        if delta.queue_time is not None:
+            self._metrics.queue.observe(delta.queue_time)
+        self._last_token = now
+        self.completion_tokens += len(delta.token_ids)
+
+    def _finished(self, reason: FinishReason) -> None:
+        seconds = time.monotonic() - self._arrival
+        self._metrics.request.observe(seconds)
+        self._metrics.on_finish(reason)
+        log.info(
+            "request finished",
+            extra={
+                "request_id": self._id,
+                "finish_reason": reason,
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "seconds": round(seconds, 3),
+            },
+        )
+
+
+class _AnswerText:
+    """Token ids to text, up to the end-of-sequence token or the first stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int], stop: Sequence[str]) -> None:
+        self._detokenizer = IncrementalDetokenizer(tokenizer, prompt_ids)
+        self._stops = StopStrings(stop)
+
+    def push(self, delta: Delta) -> tuple[str, FinishReason | None]:
+        ended = delta.finish_reason
+        # The end-of-sequence token is counted but is not text.
+        token_ids = delta.token_ids[:-1] if ended is FinishReason.STOP else delta.token_ids
+        piece = self._detokenizer.push(token_ids)
+        if ended is not None:
+            piece += self._detokenizer.flush()
+        piece, stopped = self._stops.push(piece)
+        if stopped:
+            return piece, FinishReason.STOP
+        return (piece + self._stops.flush(), ended) if ended is not None else (piece, None)

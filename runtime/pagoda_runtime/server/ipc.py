@@ -1,0 +1,66 @@
+"""What the API process and the engine process say to each other: msgspec over a ZMQ pair on a
+private socket.
+
+One `Update` per engine step carries everything that step brought to all requests.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pagoda_runtime.engine.request import Delta, SamplingParams, Stats
+
+
+class Submit(msgspec.Struct, tag=True, array_like=True):
+    """API → engine: a new request. arrival is `time.monotonic()` in the API process (one clock
+    per machine).
+    """
+
+    id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    arrival: float
+
+
+class Abort(msgspec.Struct, tag=True, array_like=True):
+    """API → engine: forget these requests."""
+
+    ids: list[str]
+
+
+class Loaded(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: the model is loaded and has generated its first token."""
+
+    max_model_len: int
+    vocab_size: int
+    seconds: float
+
+
+class Update(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: one step's deltas; without deltas it is the heartbeat, sent every second
+    when idle.
+    """
+
+    deltas: list[Delta]
+    stats: Stats
+
+
+class Rejected(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: a request the engine will not run."""
+
+    id: str
+    message: str
+
+
+class Fatal(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: last words before the engine process ends with an error."""
+
+    message: str
+
+
+ToEngine = Submit | Abort
+FromEngine = Loaded | Update | Rejected | Fatal
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
