@@ -1,0 +1,183 @@
+"""Condition types and the one table of reasons.
+
+Every Ready reason stands here with what it means for Ready, Reconciling and Stalled, the word shown
+in the STATUS column, and the message. Stalled is kept for what needs a person; a cause that can pass
+by itself (no room on any node, a registry that is down) leaves Reconciling true.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Status = Literal["True", "False", "Unknown"]
+
+
+class ConditionType(StrEnum):
+    """Condition types, all present from the first pass."""
+
+    READY = "Ready"  # the current generation is rolled out and serves
+    AVAILABLE = "Available"  # some pod of any revision serves
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    MODEL_READY = "ModelReady"
+    WORKLOAD_READY = "WorkloadReady"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One cause of the Ready condition's status."""
+
+    name: str
+    state: str
+    ready: Status
+    reconciling: Status
+    stalled: Status
+    message: str
+    advice: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _progressing(name: str, state: str, message: str, advice: str) -> Reason:
+    return Reason(name, state, "False", "True", "False", message, advice)
+
+
+def _stalled(name: str, state: str, message: str, advice: str) -> Reason:
+    return Reason(name, state, "False", "False", "True", message, advice)
+
+
+READY = Reason(
+    "Ready",
+    "Ready",
+    "True",
+    "False",
+    "False",
+    "{ready} of {desired} replicas serve.",
+    "None needed.",
+)
+SCALING = Reason(
+    "Scaling",
+    "Scaling",
+    "True",
+    "True",
+    "False",
+    "{ready} of {desired} replicas serve; the others are starting or stopping.",
+    "None needed: the model serves while the count changes.",
+)
+DEGRADED = Reason(
+    "ReplicasUnavailable",
+    "Degraded",
+    "True",
+    "True",
+    "False",
+    "{ready} of {desired} replicas serve; {detail}",
+    "The model still serves. The message names what keeps the other replicas from starting.",
+)
+SCALED_TO_ZERO = Reason(
+    "ScaledToZero",
+    "ScaledToZero",
+    "False",
+    "False",
+    "False",
+    "spec.replicas is 0, so nothing serves.",
+    "Scale up: kubectl scale llmd/NAME --replicas=1.",
+)
+STARTING = _progressing(
+    "Starting",
+    "Starting",
+    "Replicas are starting and loading the model.",
+    "Wait; progress stands in the pod's log.",
+)
+ROLLING_OUT = _progressing(
+    "RollingOut",
+    "Updating",
+    "Replicas are being replaced by the new revision; the old ones serve until then.",
+    "Wait; requests in flight are finished first.",
+)
+UNSCHEDULABLE = _progressing(
+    "Unschedulable",
+    "Pending",
+    "No node takes the replica: {detail}",
+    "Free or add capacity, or change spec.resources or spec.scheduling.",
+)
+VOLUME_UNAVAILABLE = _progressing(
+    "VolumeUnavailable",
+    "Pending",
+    "The model's volume cannot be used: {detail}",
+    "Create the PersistentVolumeClaim named in spec.model.uri, or correct the URI.",
+)
+IMAGE_PULL_FAILED = _progressing(
+    "ImagePullFailed",
+    "Failing",
+    "The engine image {image} cannot be pulled: {detail}",
+    "Check spec.engine.image and spec.engine.imagePullSecrets.",
+)
+CONFIG_ERROR = _progressing(
+    "ContainerConfigError",
+    "Failing",
+    "The engine's container cannot be made: {detail}",
+    "Create the Secret or ConfigMap that spec.engine.env refers to, or correct the reference.",
+)
+OUT_OF_MEMORY = _progressing(
+    "OutOfMemory",
+    "Failing",
+    "The engine was killed at its memory limit ({restarts} restarts).",
+    "Raise spec.resources.memory.",
+)
+ENGINE_CRASHED = _progressing(
+    "EngineCrashed",
+    "Failing",
+    "The engine exited with code {code} ({restarts} restarts): {detail}",
+    "Read the pod's log: kubectl logs deployment/NAME --previous.",
+)
+QUOTA_EXCEEDED = _progressing(
+    "QuotaExceeded",
+    "Failing",
+    "The namespace's quota does not allow the pod: {detail}",
+    "Raise the ResourceQuota or lower spec.resources.",
+)
+POD_REJECTED = _progressing(
+    "PodRejected",
+    "Failing",
+    "The API server does not admit the pod: {detail}",
+    "The message names the policy or webhook that refused it.",
+)
+RESOURCE_CONFLICT = _stalled(
+    "ResourceConflict",
+    "Failed",
+    "{detail}",
+    "Rename the LLMDeployment, or delete or rename the object that is in the way.",
+)
+INVALID_SPEC = _stalled(
+    "InvalidSpec",
+    "Failed",
+    "The spec cannot be used: {detail}. What ran before keeps running.",
+    "Correct the field that the message names.",
+)
+PROGRESS_DEADLINE_EXCEEDED = _stalled(
+    "ProgressDeadlineExceeded",
+    "Failed",
+    "No replica became ready within {deadline} s. {detail}",
+    "Read the pod's log; raise spec.rollout.progressDeadlineSeconds if the model only needs longer.",
+)
+
+REASONS: tuple[Reason, ...] = (
+    READY,
+    SCALING,
+    DEGRADED,
+    SCALED_TO_ZERO,
+    STARTING,
+    ROLLING_OUT,
+    UNSCHEDULABLE,
+    VOLUME_UNAVAILABLE,
+    IMAGE_PULL_FAILED,
+    CONFIG_ERROR,
+    OUT_OF_MEMORY,
+    ENGINE_CRASHED,
+    QUOTA_EXCEEDED,
+    POD_REJECTED,
+    RESOURCE_CONFLICT,
+    INVALID_SPEC,
+    PROGRESS_DEADLINE_EXCEEDED,
+)

@@ -1,0 +1,150 @@
+"""Command line: `pagoda operator` and `pagoda crd`."""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pagoda.api.crd import custom_resource_definition, to_yaml
+from pagoda.engines import ENGINES
+
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pagoda", description=__doc__)
+    commands = parser.add_subparsers(title="commands", required=True)
+
+    crd = commands.add_parser("crd", help="print the CustomResourceDefinition")
+    crd.add_argument("--check", type=Path, metavar="FILE", help="fail if FILE differs from it")
+    crd.set_defaults(run=_crd)
+
+    operator = commands.add_parser(
+        "operator",
+        help="run the operator",
+        description="Runs the operator. Every flag has an environment variable PAGODA_…",
+    )
+    _operator_flags(operator)
+    operator.set_defaults(run=_operator)
+    return parser
+
+
+def _operator_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        default=_env("NAMESPACE", "").split(",") if _env("NAMESPACE", "") else [],
+        help="watch only this namespace (repeatable); default: the whole cluster",
+    )
+    parser.add_argument(
+        "--lease-namespace",
+        default=_env("LEASE_NAMESPACE", _own_namespace()),
+        help="namespace of the leader election's Lease; default: the pod's own",
+    )
+    parser.add_argument("--lease-name", default=_env("LEASE_NAME", "pagoda-operator"))
+    parser.add_argument(
+        "--engine-image",
+        action="append",
+        type=_engine_image,
+        default=[_engine_image(item) for item in _env("ENGINE_IMAGE", "").split(",") if item],
+        metavar="ENGINE=IMAGE",
+        help="default image of an engine (repeatable)",
+    )
+    parser.add_argument("--workers", type=int, default=int(_env("WORKERS", "4")))
+    parser.add_argument("--health-port", type=int, default=int(_env("HEALTH_PORT", "8080")))
+    parser.add_argument("--metrics-port", type=int, default=int(_env("METRICS_PORT", "9090")))
+    for flag, default, text in (
+        ("relist-seconds", "600", "how often everything is listed anew"),
+        ("inactivity-seconds", "75", "a watch that is silent for so long is opened anew"),
+        ("dead-watch-seconds", "180", "a watch that misses changes for so long fails /healthz"),
+        ("shutdown-seconds", "20", "how long running passes may take to end"),
+        ("transient-cap-seconds", "30", "longest delay between tries in an outage"),
+        ("terminal-cap-seconds", "300", "longest delay between tries when a person must act"),
+        ("lease-duration-seconds", "10", "a standby takes over after so long"),
+        ("lease-renew-deadline-seconds", "7", "the leader writes only this long after a renewal"),
+        ("lease-retry-seconds", "1.5", "time between tries for the Lease"),
+    ):
+        variable = flag.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{flag}",
+            type=float,
+            default=float(_env(variable, default)),
+            metavar="S",
+            help=text + " (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--log-level",
+        default=_env("LOG_LEVEL", "info"),
+        choices=["debug", "info", "warning", "error"],
+    )
+
+
+def _operator(args: argparse.Namespace) -> int:
+    # Imported here so that `pagoda crd` needs neither kopf nor the Kubernetes client.
+    from pagoda.controller import app
+    from pagoda.kube.lease import LeaseTimes
+    from pagoda.observability import logs
+
+    logs.configure(args.log_level)
+    return app.main(
+        app.Options(
+            identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}_{os.getpid()}",
+            lease_namespace=args.lease_namespace,
+            lease_name=args.lease_name,
+            namespaces=tuple(args.namespace),
+            default_images=dict(args.engine_image),
+            workers=args.workers,
+            health_port=args.health_port,
+            metrics_port=args.metrics_port,
+            relist_seconds=args.relist_seconds,
+            inactivity_seconds=args.inactivity_seconds,
+            dead_watch_seconds=args.dead_watch_seconds,
+            shutdown_seconds=args.shutdown_seconds,
+            transient_cap_seconds=args.transient_cap_seconds,
+            terminal_cap_seconds=args.terminal_cap_seconds,
+            lease=LeaseTimes(
+                duration=args.lease_duration_seconds,
+                renew_deadline=args.lease_renew_deadline_seconds,
+                retry=args.lease_retry_seconds,
+            ),
+        )
+    )
+
+
+def _crd(args: argparse.Namespace) -> int:
+    text = to_yaml(custom_resource_definition())
+    if args.check is None:
+        sys.stdout.write(text)
+        return 0
+    if args.check.read_text() == text:
+        return 0
+    print(f"{args.check} is out of date: run `make generate`", file=sys.stderr)
+    return 1
+
+
+def _engine_image(text: str) -> tuple[str, str]:
+    engine, separator, image = text.partition("=")
+    if not separator or not image or engine not in ENGINES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not ENGINE=IMAGE with ENGINE one of {', '.join(ENGINES)}"
+        )
+    return engine, image
+
+
+def _env(name: str, default: str) -> str:
+    return os.environ.get(f"PAGODA_{name}", default)
+
+
+def _own_namespace() -> str:
+    return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"

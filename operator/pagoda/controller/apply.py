@@ -1,0 +1,157 @@
+"""Writing children: server-side apply, skipped when nothing would change.
+
+At rest nothing is written, also right after a restart: the digest of what was applied stands in an
+annotation, so a restarted operator knows that the live object is its own work without sending it
+again. Where that is not enough to tell, a dry run decides.
+"""
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import Counter
+
+from pagoda.api import GROUP
+from pagoda.controller.cache import ObjectCache, controller_uid, parent_key
+from pagoda.controller.projection import project
+from pagoda.controller.queue import Key
+from pagoda.kube.client import KubeClient
+from pagoda.kube.errors import ConflictError, NotFoundError
+from pagoda.kube.resources import DEPLOYMENT, Resource, resource_of
+from pagoda.render.objects import Object, digest
+
+log = logging.getLogger(__name__)
+
+MANAGER = "pagoda-operator"
+REPLICAS_MANAGER = "pagoda-operator-replicas"
+APPLIED_ANNOTATION = f"{GROUP}/applied"
+
+APPLIES = Counter("pagoda_apply_total", "Children by outcome.", ["kind", "outcome"])
+
+
+class ResourceConflictError(Exception):
+    """An object with the child's name exists and is not ours."""
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What we applied and what the server made of it."""
+
+    uid: str
+    digest: str
+    projection: Any
+
+
+class Applier:
+    """Applies children and remembers what it did."""
+
+    def __init__(self, client: KubeClient, cache: ObjectCache):
+        self._client = client
+        self._cache = cache
+        self._memory: dict[tuple[Resource, str, str], _Memory] = {}
+
+    async def ensure(self, wanted: Object, live: Object | None) -> bool:
+        """Make a child be as wanted.
+
+        Args:
+            wanted: what we want to own of it.
+            live: the child as it is, if it exists; it is ours (see `find`).
+
+        Returns:
+            Whether something was written.
+        """
+        resource = resource_of(wanted)
+        metadata = wanted["metadata"]
+        entry = (resource, metadata["namespace"], metadata["name"])
+        mark = digest(wanted)
+        annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: mark}
+        marked = wanted | {"metadata": metadata | {"annotations": annotations}}
+        if live is not None and await self._is_as_wanted(entry, marked, mark, live):
+            APPLIES.labels(resource.kind, "skipped").inc()
+            return False
+        answer = await self._client.apply(resource, marked, manager=MANAGER)
+        self._remember(entry, marked, mark, answer)
+        self._cache.absorb(None, answer)
+        APPLIES.labels(resource.kind, "applied").inc()
+        log.info(
+            "%s %s", "changed" if live else "created", resource.kind, extra={"child": entry[2]}
+        )
+        return True
+
+    async def ensure_replicas(self, deployment: Object, replicas: int) -> bool:
+        """Set a Deployment's count, under the field manager that owns nothing else."""
+        if deployment["spec"].get("replicas") == replicas:
+            return False
+        metadata = deployment["metadata"]
+        wanted = {
+            "apiVersion": DEPLOYMENT.api_version,
+            "kind": DEPLOYMENT.kind,
+            "metadata": {
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],  # applied to a Deployment that is gone, it would make one
+            },
+            "spec": {"replicas": replicas},
+        }
+        answer = await self._client.apply(DEPLOYMENT, wanted, manager=REPLICAS_MANAGER)
+        self._cache.absorb(None, answer)
+        log.info("scaled", extra={"child": metadata["name"], "replicas": replicas})
+        return True
+
+    async def delete(self, obj: Object) -> None:
+        """Delete a child that is no longer wanted."""
+        with contextlib.suppress(NotFoundError):
+            await self._client.delete(resource_of(obj), obj)
+        self._cache.forget(obj)
+        log.info("deleted %s", obj["kind"], extra={"child": obj["metadata"]["name"]})
+
+    def forget(self, key: Key) -> None:
+        """Drop the memory of a deleted LLMDeployment's children."""
+        for entry in [e for e in self._memory if e[1] == key.namespace]:
+            if entry[2] == key.name or entry[2].startswith(f"{key.name}-"):
+                del self._memory[entry]
+
+    async def find(self, wanted: Object) -> Object | None:
+        """Look for a child that the cache does not have: not made yet, or it lost our label.
+
+        Raises:
+            ResourceConflictError: the name is taken by an object that is not ours. Applying would
+                silently adopt it.
+            ConflictError: garbage collection has still to remove it.
+        """
+        resource, metadata = resource_of(wanted), wanted["metadata"]
+        try:
+            found = await self._client.get(resource, metadata["namespace"], metadata["name"])
+        except NotFoundError:
+            return None
+        reference = metadata["ownerReferences"][0]
+        if controller_uid(found) == reference["uid"]:
+            return found
+        what = f"{resource.kind} {metadata['name']}"
+        if parent_key(found) == (metadata["namespace"], reference["name"]):
+            raise ConflictError(
+                409, "Leftover", f"{what} of a deleted LLMDeployment with this name is still there"
+            )
+        raise ResourceConflictError(f"{what} exists and does not belong to this LLMDeployment")
+
+    async def _is_as_wanted(
+        self, entry: tuple[Resource, str, str], wanted: Object, mark: str, live: Object
+    ) -> bool:
+        memory = self._memory.get(entry)
+        if memory is not None and memory.uid == live["metadata"]["uid"]:
+            return memory.digest == mark and project(live, wanted) == memory.projection
+        # Not written by this process. The same digest says that nothing was left out since.
+        if live["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION) != mark:
+            return False
+        if project(live, wanted) != wanted:
+            answer = await self._client.apply(entry[0], wanted, manager=MANAGER, dry_run=True)
+            if project(answer, wanted) != project(live, wanted):
+                return False
+        self._remember(entry, wanted, mark, live)
+        return True
+
+    def _remember(
+        self, entry: tuple[Resource, str, str], wanted: Object, mark: str, answer: Object
+    ) -> None:
+        self._memory[entry] = _Memory(answer["metadata"]["uid"], mark, project(answer, wanted))

@@ -1,0 +1,179 @@
+"""What we know of the cluster: LLMDeployments, their children and pods.
+
+Filled by watches, by LIST at the start and every few minutes after (kopf does not report objects
+that vanish in a gap of a watch), and by the answers to our own writes.
+"""
+
+from collections.abc import Iterable
+
+from pagoda.api import API_VERSION, KIND
+from pagoda.controller.queue import Key
+from pagoda.kube.resources import LLMDEPLOYMENT, POD, Resource, resource_of
+from pagoda.render.objects import SELECTOR_LABEL, Object
+
+ObjectName = tuple[str, str]  # namespace, name
+
+
+class ObjectCache:
+    """Objects by resource and name, and an index from LLMDeployments to what belongs to them."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[ObjectName, Object]] = {}
+        self._by_parent: dict[Key, dict[tuple[Resource, str], Object]] = {}
+
+    def absorb(self, event_type: str | None, obj: Object) -> bool:
+        """Take in a watch event, a listed object (type None) or the answer to a write.
+
+        Returns:
+            Whether it told anything new. What is not newer than what we have is ignored: a watch
+            event often arrives after the answer to the write that caused it.
+        """
+        resource = resource_of(obj)
+        name = _name(obj)
+        known = self._objects.get(resource, {}).get(name)
+        if known is not None and not _is_news(obj, known, deleted=event_type == "DELETED"):
+            return False
+        if event_type == "DELETED":
+            self._drop(resource, name)
+            return True
+        if known is not None:
+            self._drop(resource, name)
+        stored = _project_pod(obj) if resource == POD else _without_managed_fields(obj)
+        self._objects.setdefault(resource, {})[name] = stored
+        if (parent := parent_key(stored)) is not None:
+            self._by_parent.setdefault(parent, {})[resource, name[1]] = stored
+        return True
+
+    def forget(self, obj: Object) -> None:
+        """Drop an object that is known to be gone."""
+        resource, name = resource_of(obj), _name(obj)
+        known = self._objects.get(resource, {}).get(name)
+        if known is not None and known["metadata"]["uid"] == obj["metadata"]["uid"]:
+            self._drop(resource, name)
+
+    def replace(
+        self, resource: Resource, listed: Iterable[Object], namespace: str | None, before: int
+    ) -> list[Object]:
+        """Take in a whole LIST.
+
+        Args:
+            resource: what was listed.
+            listed: all objects there are.
+            namespace: the namespace listed, or None for all.
+            before: the highest resourceVersion known when the LIST was asked for. Objects that
+                appeared since are not dropped for being absent from it.
+
+        Returns:
+            The objects that this changed, the vanished ones included.
+        """
+        changed = []
+        present = set()
+        for obj in listed:
+            present.add(_name(obj))
+            if self.absorb(None, obj):
+                changed.append(obj)
+        for name, obj in list(self._objects.get(resource, {}).items()):
+            if name not in present and (namespace is None or name[0] == namespace):
+                if _version(obj) > before:
+                    continue
+                self._drop(resource, name)
+                changed.append(obj)
+        return changed
+
+    def newest(self, resource: Resource) -> int:
+        """Give the highest resourceVersion known of a kind."""
+        return max(map(_version, self._objects.get(resource, {}).values()), default=0)
+
+    def parent(self, key: Key) -> Object | None:
+        """Give the LLMDeployment."""
+        return self._objects.get(LLMDEPLOYMENT, {}).get((key.namespace, key.name))
+
+    def parents(self) -> list[Key]:
+        """Give the names of all LLMDeployments."""
+        return [Key(*name) for name in self._objects.get(LLMDEPLOYMENT, {})]
+
+    def owned(self, key: Key, uid: str) -> dict[tuple[Resource, str], Object]:
+        """Give the children that this very LLMDeployment controls, by resource and name."""
+        return {
+            entry: obj
+            for entry, obj in self._by_parent.get(key, {}).items()
+            if entry[0] != POD and controller_uid(obj) == uid
+        }
+
+    def pods(self, key: Key) -> list[Object]:
+        """Give the pods behind the LLMDeployment, by our label."""
+        return [obj for (kind, _), obj in self._by_parent.get(key, {}).items() if kind == POD]
+
+    def _drop(self, resource: Resource, name: ObjectName) -> None:
+        obj = self._objects.get(resource, {}).pop(name, None)
+        if obj is None or (parent := parent_key(obj)) is None:
+            return
+        siblings = self._by_parent.get(parent, {})
+        siblings.pop((resource, name[1]), None)
+        if not siblings:
+            self._by_parent.pop(parent, None)
+
+
+def parent_key(obj: Object) -> Key | None:
+    """Find the LLMDeployment that an object belongs to: itself, its controller, or by our label."""
+    metadata = obj["metadata"]
+    if obj["kind"] == KIND:
+        return Key(metadata["namespace"], metadata["name"])
+    if obj["kind"] == POD.kind:
+        name = metadata.get("labels", {}).get(SELECTOR_LABEL)
+        return Key(metadata["namespace"], name) if name else None
+    for reference in metadata.get("ownerReferences", ()):
+        if (
+            reference.get("controller")
+            and reference["kind"] == KIND
+            and reference["apiVersion"] == API_VERSION
+        ):
+            return Key(metadata["namespace"], reference["name"])
+    return None
+
+
+def controller_uid(obj: Object) -> str | None:
+    """Give the UID of the object's controller."""
+    for reference in obj["metadata"].get("ownerReferences", ()):
+        if reference.get("controller"):
+            return str(reference["uid"])
+    return None
+
+
+def _name(obj: Object) -> ObjectName:
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _version(obj: Object) -> int:
+    """Read the resourceVersion, an integer that grows (apimachinery CompareResourceVersion)."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def _is_news(obj: Object, known: Object, *, deleted: bool) -> bool:
+    """Tell whether `obj` says more than `known`. The name may have been used again since."""
+    if deleted:
+        # An object leaving our label selector is reported with the version that we may have.
+        same = obj["metadata"]["uid"] == known["metadata"]["uid"]
+        return same and _version(obj) >= _version(known)
+    return _version(obj) > _version(known)
+
+
+def _without_managed_fields(obj: Object) -> Object:
+    metadata = {k: v for k, v in obj["metadata"].items() if k != "managedFields"}
+    return obj | {"metadata": metadata}
+
+
+_POD_METADATA = {"name", "namespace", "uid", "labels", "resourceVersion", "deletionTimestamp"}
+_POD_STATUS = {"phase", "conditions", "containerStatuses", "initContainerStatuses", "reason"}
+
+
+def _project_pod(pod: Object) -> Object:
+    """Keep of a pod what status needs; a fleet has many and they change often."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    return {
+        "apiVersion": pod["apiVersion"],
+        "kind": pod["kind"],
+        "metadata": {k: v for k, v in metadata.items() if k in _POD_METADATA},
+        "spec": {"nodeName": pod.get("spec", {}).get("nodeName")},
+        "status": {k: v for k, v in status.items() if k in _POD_STATUS},
+    }

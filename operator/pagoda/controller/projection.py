@@ -1,0 +1,54 @@
+"""Does a live object still hold what we applied? Pure.
+
+The server completes and rewrites what it is given (`1000m` becomes `1`), so the comparison is not
+with what we sent but with what the server made of it: the parts of its answer at the paths we set.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+# Lists that server-side apply merges by key (their +listMapKey in the API's types). Items of others
+# may stand between ours; lists that are not named here are atomic and compared whole.
+MERGE_KEYS: dict[str, Sequence[str]] = {
+    "ownerReferences": ("uid",),
+    "containers": ("name",),
+    "initContainers": ("name",),
+    "env": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "imagePullSecrets": ("name",),
+    "conditions": ("type",),
+}
+PORT_KEYS = (("containerPort", "protocol"), ("port", "protocol"))
+
+
+def project(live: Any, wanted: Any, field: str = "") -> Any:
+    """Take from `live` what stands at the paths of `wanted`.
+
+    Args:
+        live: a value of a live object.
+        wanted: the value we apply at the same place.
+        field: name of the field that holds the value; it tells how a list merges.
+
+    Returns:
+        A value of `wanted`'s shape with `live`'s content; None where there is nothing.
+    """
+    if isinstance(wanted, dict) and isinstance(live, dict):
+        return {key: project(live.get(key), value, key) for key, value in wanted.items()}
+    if isinstance(wanted, list) and isinstance(live, list):
+        keys = _merge_keys(field, wanted)
+        if keys is None:
+            return live
+        found = {_key(item, keys): item for item in live}
+        return [project(found.get(_key(item, keys)), item) for item in wanted]
+    return live
+
+
+def _merge_keys(field: str, items: list[Any]) -> Sequence[str] | None:
+    if field == "ports":
+        return next((keys for keys in PORT_KEYS if items and keys[0] in items[0]), None)
+    return MERGE_KEYS.get(field)
+
+
+def _key(item: dict[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(item.get(key) for key in keys)

@@ -1,0 +1,110 @@
+"""LIST as the second source of truth.
+
+kopf reports no deletion that happened in a gap of a watch which ended in a new LIST (kopf 1.45), and
+a watch can die unnoticed. So every kind is listed at the start and every few minutes, and what the
+watch had missed is queued.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+from pagoda.controller.cache import ObjectCache, parent_key
+from pagoda.controller.queue import WorkQueue
+from pagoda.controller.watches import WATCHED
+from pagoda.kube.client import KubeClient
+from pagoda.kube.errors import KubeError
+from pagoda.kube.resources import CHILD_SELECTOR, LLMDEPLOYMENT, Resource
+from pagoda.observability.health import Health
+from pagoda.observability.metrics import DEPLOYMENTS, WATCH_LAG
+
+log = logging.getLogger(__name__)
+
+# A change that a LIST shows first has this long to come through the watch as well.
+WATCH_GRACE_SECONDS = 30.0
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 30.0
+
+
+class Relister:
+    """Lists all kinds into the cache."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: ObjectCache,
+        queue: WorkQueue,
+        health: Health,
+        *,
+        namespaces: Sequence[str],
+        period: float,
+        watched_at: Mapping[Resource, float],
+    ):
+        self._client = client
+        self._cache = cache
+        self._queue = queue
+        self._health = health
+        self._namespaces: Sequence[str | None] = namespaces or [None]
+        self._period = period
+        self._watched_at = watched_at  # when each watch last reported anything (monotonic)
+
+    async def prime(self) -> None:
+        """Fill the cache, trying for as long as it takes, and queue every LLMDeployment."""
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                for resource in WATCHED:
+                    await self._list(resource)
+                break
+            except KubeError as error:
+                log.warning("the cluster's state cannot be read yet: %s", error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LAST_RETRY_SECONDS)
+        for key in self._cache.parents():
+            self._queue.add(key)
+        DEPLOYMENTS.set(len(self._cache.parents()))
+
+    async def run(self) -> None:
+        """List again and again."""
+        while True:
+            await asyncio.sleep(self._period * random.uniform(0.9, 1.1))
+            started = time.monotonic()
+            unseen = [resource for resource in WATCHED if await self._found_unseen(resource)]
+            await asyncio.sleep(min(WATCH_GRACE_SECONDS, self._period / 2))
+            for resource in WATCHED:
+                silent = resource in unseen and self._watched_at.get(resource, 0.0) < started
+                self._health.watch_checked(resource.plural, is_silent=silent)
+                WATCH_LAG.labels(resource.plural).set(self._period if silent else 0)
+                if silent:
+                    log.warning("the watch of %s is silent while things change", resource.plural)
+            DEPLOYMENTS.set(len(self._cache.parents()))
+
+    async def _found_unseen(self, resource: Resource) -> bool:
+        """List a kind; tell whether something was new that its watch should still report."""
+        try:
+            changed = await self._list(resource)
+        except KubeError as error:
+            log.warning("%s could not be listed: %s", resource.plural, error)
+            return False
+        return changed > 0
+
+    async def _list(self, resource: Resource) -> int:
+        """List a kind into the cache and queue what it concerns.
+
+        Returns:
+            How many objects were new or newer. Vanished ones are not counted: no watch would ever
+            report them.
+        """
+        selector = "" if resource == LLMDEPLOYMENT else CHILD_SELECTOR
+        appeared = 0
+        for namespace in self._namespaces:
+            before = self._cache.newest(resource)
+            listed = await self._client.list(resource, namespace, selector)
+            present = {obj["metadata"]["uid"] for obj in listed}
+            for obj in self._cache.replace(resource, listed, namespace, before):
+                appeared += obj["metadata"]["uid"] in present
+                if (key := parent_key(obj)) is not None:
+                    self._queue.add(key)
+        return appeared

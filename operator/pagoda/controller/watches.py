@@ -1,0 +1,110 @@
+"""The edge to kopf, which we use for watching and for nothing else.
+
+Handlers only put the object into the cache and a key into the queue. kopf's own state keeping
+(annotations, finalizers, timers, indexes) is not used: at rest it writes nothing to any object.
+"""
+
+import datetime
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import kopf
+
+from pagoda.controller.cache import ObjectCache, parent_key
+from pagoda.controller.queue import WorkQueue
+from pagoda.kube.client import KubeClient
+from pagoda.kube.resources import (
+    CHILD_SELECTOR,
+    CHILDREN,
+    LLMDEPLOYMENT,
+    POD,
+    Resource,
+    resource_of,
+)
+
+WATCHED = (LLMDEPLOYMENT, *CHILDREN, POD)
+TOKEN_LIFE = datetime.timedelta(minutes=10)  # projected tokens are renewed well within an hour
+
+
+class ForeverBackoff:
+    """Delays between tries that never run out: kopf ends the process when they do."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.5, 1, 2, 4, 8, 15)
+        while True:
+            yield random.uniform(20, 30)
+
+
+def registry(
+    client: KubeClient,
+    cache: ObjectCache,
+    queue: WorkQueue,
+    watched_at: dict[Resource, float],
+) -> kopf.OperatorRegistry:
+    """Register the login and one handler per watched kind.
+
+    Args:
+        client: whose connection settings kopf shares.
+        cache: takes in the objects.
+        queue: takes in the keys.
+        watched_at: filled with the time of each kind's last event (monotonic).
+    """
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=handlers)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await _connection(client)
+
+    async def absorb(event: kopf.RawEvent, **_: Any) -> None:
+        obj: Any = event["object"]
+        watched_at[resource_of(obj)] = time.monotonic()
+        if cache.absorb(event["type"], obj) and (key := parent_key(obj)) is not None:
+            queue.add(key)
+
+    for resource in WATCHED:
+        kopf.on.event(
+            resource.group, resource.version, resource.plural, id=resource.plural, registry=handlers
+        )(absorb)
+    return handlers
+
+
+def settings(*, namespaced: bool, inactivity_seconds: float) -> kopf.OperatorSettings:
+    """Tune kopf: watches that notice silence, tries that never end, nothing posted."""
+    tuned = kopf.OperatorSettings()
+    tuned.peering.standalone = True
+    tuned.posting.enabled = False
+    # Following new and changed CRDs needs a cluster-wide permission.
+    tuned.scanning.disabled = namespaced
+    tuned.watching.server_timeout = 290  # below the idle limits of common load balancers
+    tuned.watching.connect_timeout = 10
+    tuned.watching.inactivity_timeout = inactivity_seconds
+    tuned.networking.request_timeout = 30
+    tuned.networking.error_backoffs = ForeverBackoff()
+    tuned.queueing.worker_limit = None
+    tuned.queueing.idle_timeout = 2
+    tuned.process.ultimate_exiting_timeout = 60
+    for resource in (*CHILDREN, POD):
+        _select(tuned, resource)
+    return tuned
+
+
+def _select(tuned: kopf.OperatorSettings, resource: Resource) -> None:
+    selector = (resource.group, resource.version, resource.plural)
+    tuned.watching.label_selectors[selector] = CHILD_SELECTOR
+
+
+async def _connection(client: KubeClient) -> kopf.ConnectionInfo:
+    configuration = client.configuration
+    header = await configuration.get_api_key_with_prefix("BearerToken")
+    token = header.removeprefix("Bearer ") if header else None
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        token=token,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        expiration=datetime.datetime.now(datetime.UTC) + TOKEN_LIFE if token else None,
+    )

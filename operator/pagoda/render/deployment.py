@@ -1,0 +1,28 @@
+"""The Deployment of engine pods."""
+
+from pagoda.render.effective import Effective
+from pagoda.render.objects import SPEC_HASH_ANNOTATION, Object, Owner
+
+
+def deployment(owner: Owner, eff: Effective, template: Object, spec_hash: str) -> Object:
+    """Build the Deployment.
+
+    `replicas` is left out on purpose: it belongs to a field manager of its own
+    (`pagoda.controller.replicas`), or dropping it here would set the count to 1.
+    """
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": owner.metadata(annotations={SPEC_HASH_ANNOTATION: spec_hash}),
+        "spec": {
+            "selector": {"matchLabels": owner.selector()},
+            "template": template,
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            },
+            "progressDeadlineSeconds": eff.progress_deadline_seconds,
+            # Old templates are of no use here: the spec, not `kubectl rollout undo`, says what runs.
+            "revisionHistoryLimit": 1,
+        },
+    }
