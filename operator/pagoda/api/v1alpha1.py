@@ -229,8 +229,8 @@ class Condition(ApiModel):
 
     type: str = Field(description="Type of the condition.", max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
-    observed_generation: int = Field(
-        description="metadata.generation the condition was computed from."
+    observed_generation: int | None = Field(
+        default=None, description="metadata.generation the condition was computed from."
     )
     last_transition_time: str = Field(
         description="When status last changed.", json_schema_extra={"format": "date-time"}

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from pagoda.api import conditions as reasons
 from pagoda.api.conditions import ConditionType, Reason, Status
 from pagoda.api.v1alpha1 import Condition, LLMDeploymentStatus, Rendering
@@ -54,7 +56,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     Returns:
         The status as it is applied: complete, without empty fields.
     """
-    previous = LLMDeploymentStatus.model_validate(seen.parent.get("status") or {})
+    previous = _previous(seen.parent)
     metadata = seen.parent["metadata"]
     revision = seen.plan.choice.revision if seen.plan else previous.revision
     counts = _count(seen, previous, revision)
@@ -107,6 +109,14 @@ def same_status(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         mine == {key: value for key, value in wanted.items() if key != "conditions"}
         and {c["type"]: c for c in conditions} == by_type
     )
+
+
+def _previous(parent: Object) -> LLMDeploymentStatus:
+    """Read the last status. One that cannot be read is as good as none: all can be observed again."""
+    try:
+        return LLMDeploymentStatus.model_validate(parent.get("status") or {})
+    except ValidationError:
+        return LLMDeploymentStatus()
 
 
 def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None) -> _Counts:

@@ -101,10 +101,10 @@ def effective(name: str, spec: LLMDeploymentSpec, default_images: Mapping[str, s
 
 def split_pvc_uri(uri: str) -> tuple[str, str]:
     """Split `pvc://claim/some/path` into the claim and the path within it."""
-    scheme, separator, rest = uri.partition("://")
-    if scheme != "pvc" or not separator or not rest.strip("/"):
-        raise SpecError(f"spec.model.uri {uri!r} does not look like pvc://CLAIM/PATH")
+    scheme, _, rest = uri.partition("://")
     claim, _, path = rest.partition("/")
+    if scheme != "pvc" or not claim:
+        raise SpecError(f"spec.model.uri {uri!r} does not look like pvc://CLAIM/PATH")
     return claim, path.strip("/")
 
 

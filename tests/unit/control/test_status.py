@@ -1,0 +1,195 @@
+"""Status: what is observed, and the reason it must end in."""
+
+import pytest
+from pagoda.api import conditions as reasons
+from pagoda.api.conditions import REASONS
+from pagoda.controller.diagnosis import Finding, shorten
+from pagoda.controller.status import Observation, observe, same_status
+
+from tests.builders import crashed, live_deployment, llmd, plan, pod, waiting
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+PLAN = plan()
+REV = PLAN.choice.revision
+
+
+def status_of(pods=(), *, parent=None, deployment="live", problem=None, made=PLAN, now=NOW, **kw):
+    live = live_deployment(made or PLAN, **kw) if deployment == "live" else deployment
+    seen = Observation(parent or llmd(), made, problem, live, tuple(pods))
+    return observe(seen, now)
+
+
+def condition(status, kind):
+    (found,) = [c for c in status["conditions"] if c["type"] == kind]
+    return found
+
+
+def unscheduled(message):
+    return pod(
+        revision=REV,
+        ready=False,
+        conditions=[{"type": "PodScheduled", "status": "False", "message": message}],
+    )
+
+
+LOADING = pod(revision=REV, ready=False)
+OLD = pod("toy-old", revision="old")
+INVALID = Finding(reasons.INVALID_SPEC, {"detail": "x"})
+DEADLINE = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]
+QUOTA = [
+    {"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden: exceeded quota: q"}
+]
+PSS = [{"type": "ReplicaFailure", "status": "True", "message": "violates PodSecurity"}]
+
+
+@pytest.mark.parametrize(
+    ("pods", "kwargs", "reason"),
+    [
+        ([], {"deployment": None}, reasons.STARTING),
+        ([LOADING], {}, reasons.STARTING),
+        ([pod(revision=REV)], {}, reasons.READY),
+        ([pod(revision=REV), pod("toy-2", revision=REV)], {"replicas": 2}, reasons.READY),
+        ([], {"replicas": 0}, reasons.SCALED_TO_ZERO),
+        ([pod(revision=REV), OLD], {}, reasons.ROLLING_OUT),
+        ([LOADING, OLD], {}, reasons.ROLLING_OUT),
+        ([pod(revision=REV, leaving=True)], {}, reasons.STARTING),
+        ([unscheduled("0/1 nodes: Insufficient cpu")], {}, reasons.UNSCHEDULABLE),
+        ([unscheduled('persistentvolumeclaim "m" not found')], {}, reasons.VOLUME_UNAVAILABLE),
+        (
+            [pod(revision=REV, ready=False, containerStatuses=waiting("ErrImagePull", "no such"))],
+            {},
+            reasons.IMAGE_PULL_FAILED,
+        ),
+        (
+            [pod(revision=REV, ready=False, containerStatuses=waiting("CreateContainerConfigError"))],
+            {},
+            reasons.CONFIG_ERROR,
+        ),
+        (
+            [pod(revision=REV, ready=False, containerStatuses=crashed(1, message="boom"))],
+            {},
+            reasons.ENGINE_CRASHED,
+        ),
+        (
+            [pod(revision=REV, ready=False, containerStatuses=crashed(137, reason="OOMKilled"))],
+            {},
+            reasons.OUT_OF_MEMORY,
+        ),
+        ([], {"conditions": QUOTA}, reasons.QUOTA_EXCEEDED),
+        ([], {"conditions": PSS}, reasons.POD_REJECTED),
+        ([LOADING], {"conditions": DEADLINE}, reasons.PROGRESS_DEADLINE_EXCEEDED),
+        ([unscheduled("Insufficient cpu")], {"conditions": DEADLINE}, reasons.UNSCHEDULABLE),
+        ([OLD], {"problem": INVALID, "made": None}, reasons.INVALID_SPEC),
+    ],
+)  # fmt: skip
+def test_reason(pods, kwargs, reason):
+    status = status_of(pods, **kwargs)
+    assert status["reason"] == reason.name
+    assert condition(status, "Ready")["status"] == reason.ready
+    assert condition(status, "Reconciling")["status"] == reason.reconciling
+    assert condition(status, "Stalled")["status"] == reason.stalled
+    assert status["state"] == reason.state
+
+
+def test_all_conditions_are_there_from_the_first_pass():
+    status = status_of(deployment=None)
+    assert {c["type"] for c in status["conditions"]} == {
+        "Ready",
+        "Available",
+        "Reconciling",
+        "Stalled",
+        "ModelReady",
+        "WorkloadReady",
+    }
+    assert {c["observedGeneration"] for c in status["conditions"]} == {1}
+
+
+def test_available_counts_any_revision():
+    status = status_of([LOADING, OLD])
+    assert condition(status, "Available")["status"] == "True"
+    assert condition(status, "Ready")["status"] == "False"
+
+
+def test_first_roll_out_needs_every_replica():
+    assert status_of([pod(revision=REV)], replicas=2)["reason"] == "Starting"
+
+
+def test_change_of_count_does_not_flip_ready():
+    parent = llmd() | {"status": status_of([pod(revision=REV)])}
+    more = status_of([pod(revision=REV)], parent=parent, replicas=2, now=LATER)
+    assert condition(more, "Ready")["status"] == "True"
+    assert more["reason"] == "Scaling"
+    assert more["ready"] == "1/2"
+    assert condition(more, "Ready")["lastTransitionTime"] == NOW
+    fewer = status_of([pod(revision=REV), pod("b", revision=REV)], parent=parent, replicas=1)
+    assert fewer["reason"] == "Scaling"
+
+
+def test_broken_replica_degrades_but_serves():
+    parent = llmd() | {"status": status_of([pod(revision=REV)])}
+    broken = pod("b", revision=REV, ready=False, containerStatuses=crashed(1, message="boom"))
+    status = status_of([pod(revision=REV), broken], parent=parent, replicas=2)
+    assert (status["state"], condition(status, "Ready")["status"]) == ("Degraded", "True")
+    assert "boom" in condition(status, "Ready")["message"]
+    assert condition(status, "WorkloadReady")["status"] == "False"
+
+
+def test_lost_last_replica_is_not_ready():
+    parent = llmd() | {"status": status_of([pod(revision=REV)])}
+    status = status_of([LOADING], parent=parent, now=LATER)
+    assert condition(status, "Ready") | {} == condition(status, "Ready")
+    assert condition(status, "Ready")["status"] == "False"
+    assert condition(status, "Ready")["lastTransitionTime"] == LATER
+    assert condition(status, "Available")["status"] == "False"
+
+
+def test_invalid_spec_keeps_what_is_known_of_the_running_one():
+    parent = llmd(generation=2) | {"status": status_of([pod(revision=REV)])}
+    problem = Finding(reasons.INVALID_SPEC, {"detail": "bad"})
+    status = status_of([pod(revision=REV)], parent=parent, problem=problem, made=None)
+    assert status["url"] == "http://toy.default.svc/v1"
+    assert status["ready"] == "1/1"
+    assert condition(status, "Available")["status"] == "True"
+    assert status["observedGeneration"] == 2
+
+
+def test_overridden_args_are_reported():
+    made = plan(engine={"args": ["--port=1"]})
+    status = status_of([], made=made)
+    assert "--port=1" in condition(status, "WorkloadReady")["message"]
+
+
+def test_same_observation_same_status():
+    first = status_of([pod(revision=REV)])
+    second = status_of([pod(revision=REV)], parent=llmd() | {"status": first}, now=LATER)
+    assert same_status(first, second)
+    foreign = first | {
+        "conditions": [*first["conditions"], {"type": "Their/Own", "status": "True"}]
+    }
+    assert same_status(foreign, second)
+    assert not same_status(first | {"ready": "0/1"}, second)
+    assert not same_status({}, second)
+
+
+def test_every_reason_message_can_be_filled():
+    details = dict.fromkeys(
+        ("ready", "desired", "detail", "image", "code", "restarts", "deadline"), 1
+    )
+    for reason in REASONS:
+        assert "{" not in reason.message.format(**details)
+        assert not (reason.stalled == "True" and reason.reconciling == "True"), reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abcdefgh12345",
+        "token=hunter2hunter2",
+        "using hf_abcdefghijklmnop",
+        'api_key: "sk-abcdefghijkl"',
+    ],
+)
+def test_secrets_do_not_reach_messages(text):
+    assert "***" in shorten(text)
+    for secret in ("abcdefgh", "hunter2"):
+        assert secret not in shorten(text)
