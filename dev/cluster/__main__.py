@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from dev.cluster import api, build, processes
 from dev.cluster import state as states
@@ -73,6 +74,14 @@ def _kubeconfig(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _load_image(parsed: argparse.Namespace) -> int:
+    cluster = api.attach(parsed.name)
+    for path in parsed.file:
+        for image in cluster.load_image(path):
+            print(image)
+    return 0
+
+
 def _kubectl(parsed: argparse.Namespace) -> int:
     kubeconfig = api.attach(parsed.name).kubeconfig
     command = [str(build.binary("kubectl")), f"--kubeconfig={kubeconfig}", *parsed.argument]
@@ -121,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("status", _status, "list clusters and their processes", named=False)
     verb("kubeconfig", _kubeconfig, "print the path of the administrator's kubeconfig")
+
+    command = verb("load-image", _load_image, "load image archives (OCI or docker) into the node")
+    command.add_argument("file", nargs="+", type=Path)
 
     command = verb("kubectl", _kubectl, "run kubectl as administrator")
     command.add_argument("argument", nargs=argparse.REMAINDER)

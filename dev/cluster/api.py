@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from dev.cluster import controlplane, processes
+from dev.cluster import controlplane, images, processes
+from dev.cluster import node as node_
 from dev.cluster import state as states
 from dev.cluster.build import CONTROL_PLANE, binary, build
 from dev.cluster.errors import ClusterError
@@ -72,6 +73,14 @@ class Cluster:
             raise ClusterError(f"kubectl {command}: exit {done.returncode}\n{done.stderr}")
         return done
 
+    def load_image(self, archive: Path) -> list[str]:
+        """Import an OCI or docker archive; returns the names that pods can use for its images.
+
+        Raises:
+            ClusterError: the cluster has no node, or the archive is not one.
+        """
+        return images.load(node_.holder(self._state), archive)
+
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig for any user, authenticated by a client certificate.
 
@@ -83,11 +92,13 @@ class Cluster:
 
     def stop_component(self, name: str) -> None:
         """Stop one process of the cluster, such as `kube-apiserver`, and leave it stopped."""
-        self._record(name).identity.stop()
+        # The API server would wait for its clients to end their watches, up to a minute.
+        self._record(name).identity.stop(timeout=3.0)
 
     def start_component(self, name: str) -> None:
-        """Start a stopped control plane process as it was; returns when it is ready."""
-        processes.start(self.state, name, self._record(name).command)
+        """Start a stopped process as it was; a control plane component is ready on return."""
+        record = self._record(name)
+        processes.start(self.state, name, record.command, enters_namespace=record.enters_namespace)
         if name in controlplane.SERVING:
             controlplane.wait_ready(self._state, name)
 
@@ -138,6 +149,8 @@ def up(
     require_linux()
     states.check_name(name)
     build(CONTROL_PLANE)
+    if node:
+        node_.require()
     state = State(
         name=name,
         node=node,
@@ -147,10 +160,16 @@ def up(
     )
     with states.lock():
         _refuse_or_clean(name)
+        if node:
+            _refuse_second_node()
         states.claim(state)
     try:
         controlplane.prepare(state)
+        if node:
+            node_.prepare(state)
         controlplane.start(state)
+        if node:
+            node_.start(state)
         state.starter = None
         state.save()
     except BaseException:
@@ -197,6 +216,19 @@ def _refuse_or_clean(name: str) -> None:
         _remove(name)
 
 
+def _refuse_second_node() -> None:
+    """One at a time: they would have the same addresses, and two cores serve one."""
+    for name in states.names():
+        state = State.load(name)
+        if state is None or not state.node:
+            continue
+        if state.starting or any(processes.marked(state.folder)):
+            raise ClusterError(
+                f"cluster {name!r} has a node already, and only one node cluster can run: "
+                f"`down --name {name}` first"
+            )
+
+
 def _refuse_if_starting(state: State | None) -> None:
     if state is not None and state.starting and state.starter is not None:
         if state.starter.pid == os.getpid():
@@ -215,4 +247,7 @@ def _remove(name: str) -> None:
     for identity in processes.marked(folder):
         with suppress(TimeoutError):
             identity.kill()
+    state = State.load(name)
+    if state is not None and state.node:
+        node_.remove(state)
     states.remove(folder)

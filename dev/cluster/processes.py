@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,13 @@ from pathlib import Path
 # In the environment of every process of a cluster, with the state folder as value: this finds
 # also a process whose starter was killed before it could write the record.
 MARK = "PAGODA_DEV_CLUSTER"
+
+# Nothing of the caller's: a cluster must not depend on the shell that started it.
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Record:
     identity: Identity
     command: list[str]
     log: str
+    enters_namespace: bool
 
     @classmethod
     def read(cls, path: Path) -> "Record":
@@ -111,13 +119,13 @@ def start(
     With `enters_namespace` the command is one that forks into a PID namespace and waits (nsenter,
     unshare): the process of interest is its child.
     """
-    command = [str(part) for part in command]
+    arguments = [str(part) for part in command]
     log = state / "logs" / f"{name}.log"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     pid = os.posix_spawnp(
-        command[0],
-        command,
-        _environment() | {MARK: str(state)},
+        arguments[0],
+        arguments,
+        {**_ENVIRONMENT, MARK: str(state)},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
@@ -128,7 +136,7 @@ def start(
     if enters_namespace:
         pid = _only_child(pid)
     identity = Identity.of(pid) or Identity(pid, 0, boot_id())
-    record = Record(name, identity, command, str(log))
+    record = Record(name, identity, arguments, str(log), enters_namespace)
     write_atomically(_record_path(state, name), json.dumps(asdict(record), indent=1))
     return record
 
@@ -192,12 +200,6 @@ def _only_child(pid: int) -> int:
 
 def _record_path(state: Path, name: str) -> Path:
     return state / "run" / f"{name}.json"
-
-
-def _environment() -> Mapping[str, str]:
-    """Little of the caller's: a cluster must not depend on the shell that started it."""
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"PATH": path, "HOME": "/root", "LC_ALL": "C.UTF-8"}
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -1,0 +1,46 @@
+"""The cgroup below which the kubelet keeps its pods, in whatever hierarchies the host has."""
+
+from contextlib import suppress
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def name(cluster: str) -> str:
+    """The path of the cluster's cgroup, from the root of each hierarchy."""
+    return f"/pagoda-{cluster}"
+
+
+def create(cluster: str) -> None:
+    """Make it, empty, in every hierarchy."""
+    for hierarchy in _hierarchies():
+        folder = hierarchy / name(cluster).lstrip("/")
+        folder.mkdir(exist_ok=True)
+        # Version 1: a cpuset takes no process before it has processors and memory.
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (hierarchy / setting).exists():
+                (folder / setting).write_text((hierarchy / setting).read_text())
+
+
+def remove(cluster: str) -> None:
+    """Remove it and what the kubelet made below; its processes are gone."""
+    for hierarchy in _hierarchies():
+        folder = hierarchy / name(cluster).lstrip("/")
+        if folder.is_dir():
+            for inner in sorted(folder.rglob("*/"), reverse=True):
+                _rmdir(inner)
+            _rmdir(folder)
+
+
+def _rmdir(folder: Path) -> None:
+    if folder.is_dir():
+        with suppress(FileNotFoundError):
+            folder.rmdir()
+
+
+def _hierarchies() -> list[Path]:
+    """The root of the one hierarchy of version 2, or of each of version 1."""
+    if (_ROOT / "cgroup.controllers").exists():
+        return [_ROOT]
+    # cpu and cpuacct may be links to one folder.
+    return sorted({path.resolve() for path in _ROOT.iterdir() if (path / "cgroup.procs").exists()})
