@@ -3,13 +3,13 @@
 Everything listens on one address only: loopback, or the host's end of the link to the node.
 """
 
+import json
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import yaml
 
 from dev.cluster import addresses, processes
 from dev.cluster.build import binary
@@ -89,7 +89,7 @@ def prepare(state: State) -> None:
     kubeconfig(state, "admin", "admin", "system:masters")
     for component in ("kube-controller-manager", "kube-scheduler"):
         kubeconfig(state, component, f"system:{component}")
-    (state.folder / "audit-policy.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
+    (state.folder / "audit-policy.yaml").write_text(json.dumps(_AUDIT_POLICY))
 
 
 def start(state: State) -> None:

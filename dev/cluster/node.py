@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-import yaml
 
 from dev.cluster import addresses, cgroups, controlplane, images, namespaces, network, processes
 from dev.cluster.build import NODE, binary, build, pinned_version
@@ -74,20 +73,20 @@ def start(state: State) -> None:
     )
     controlplane.kubeconfig(state, "kube-proxy", "system:kube-proxy")
     _write(state, "resolv.conf", "")
-    _write(state, "kubelet.yaml", yaml.safe_dump(_kubelet_config(state)))
-    _write(state, "kube-proxy.yaml", yaml.safe_dump(_kube_proxy_config(state)))
+    _write(state, "kubelet.json", json.dumps(_kubelet_config(state), indent=1))
+    _write(state, "kube-proxy.json", json.dumps(_kube_proxy_config(state), indent=1))
 
     socket = Path(f"/proc/{holder(state)}/root/run/containerd/containerd.sock")
     controlplane.wait_until(state, "containerd", "made its socket", socket.is_socket)
     coredns = _load_own_images(state)
     arguments = [
-        f"--config={folder}/kubelet.yaml",
+        f"--config={folder}/kubelet.json",
         f"--kubeconfig={kubelet}",
         f"--hostname-override={node_name(state)}",
         f"--node-ip={addresses.NODE}",
     ]
     _start(state, "kubelet", [binary("kubelet"), *arguments])
-    _start(state, "kube-proxy", [binary("kube-proxy"), f"--config={folder}/kube-proxy.yaml"])
+    _start(state, "kube-proxy", [binary("kube-proxy"), f"--config={folder}/kube-proxy.json"])
     _apply(state, "storage.yaml")
     _apply(
         state,

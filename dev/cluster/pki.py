@@ -3,11 +3,11 @@
 import base64
 import datetime
 import ipaddress
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -122,7 +122,8 @@ def write_kubeconfig(path: Path, *, server: str, ca: Path, client: Pair, name: s
         "current-context": name,
     }
     path.touch(mode=0o600)
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    # JSON, which is YAML in which a cluster may be called `n` or `on`.
+    path.write_text(json.dumps(config, indent=1))
     return path
 
 

@@ -95,7 +95,7 @@ class Record:
     identity: Identity
     command: list[str]
     log: str
-    enters_namespace: bool
+    enters_namespace: bool = False
 
     @classmethod
     def read(cls, path: Path) -> "Record":
