@@ -27,23 +27,32 @@ _NOT_INSTALLED = (
 class Base:
     """A Debian root file system that mmdebstrap makes; the `FROM` of an image.
 
-    `skip` holds dpkg path patterns whose files are left out. Debian's copyright files stay.
+    `delete` holds glob patterns of what is removed at the end. It cannot be left out while
+    packages are installed: Debian's byte compilation fails on a missing file.
     """
 
     name: str
     packages: tuple[str, ...]
-    skip: tuple[str, ...] = ()
+    delete: tuple[str, ...] = ()
     suite: str = DEBIAN_SUITE
 
-    def dpkg_options(self) -> list[str]:
-        """The patterns as dpkg options, in the order in which dpkg has to see them."""
-        excludes = [f"path-exclude={pattern}" for pattern in (*_NOT_INSTALLED, *self.skip)]
-        return [*excludes, "path-include=/usr/share/doc/*/copyright"]
+    def options(self) -> list[str]:
+        """The recipe as options of mmdebstrap."""
+        # essential: the packages marked so and what was asked for, without apt.
+        options = ["--variant=essential", f"--include={','.join(self.packages)}"]
+        # dpkg lets the last match decide, so the copyright files stay.
+        options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_INSTALLED]
+        options += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
+        if self.delete:
+            # $1 is the root of the new system; the shell expands the patterns.
+            paths = " ".join(f'"$1"{pattern}' for pattern in self.delete)
+            options += [f"--customize-hook=rm -r {paths}"]
+        return options
 
     @property
     def key(self) -> str:
         """Twelve hex digits that change with the recipe and with nothing else."""
-        recipe = (str(BASE_VERSION), self.suite, *sorted(self.packages), *self.dpkg_options())
+        recipe = (str(BASE_VERSION), self.suite, *self.options())
         return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
 
     @property
@@ -97,12 +106,12 @@ TARGETS = {
             base=Base(
                 "torch",
                 ("python3", "python3-venv", "python3-torch", "ca-certificates"),
-                skip=(
-                    "/usr/lib/libtorch-test/*",
+                delete=(
+                    "/usr/lib/libtorch-test",
                     "/usr/lib/python3/dist-packages/torch/bin/test_*",
-                    "/usr/lib/python3/dist-packages/fsspec/implementations/tests/*",
-                    "/usr/lib/python3/dist-packages/networkx/*/tests/*",
-                    "/usr/lib/python3/dist-packages/sympy/*/tests/*",
+                    "/usr/lib/python3/dist-packages/fsspec/implementations/tests",
+                    "/usr/lib/python3/dist-packages/networkx/*/tests",
+                    "/usr/lib/python3/dist-packages/sympy/*/tests",
                 ),
             ),
             base_argument="RUNTIME_IMAGE",

@@ -85,11 +85,7 @@ def _ensure_base(store: Store, base: spec.Base) -> None:
 
 
 def _debootstrap(base: spec.Base, tar: Path) -> None:
-    # essential: the packages marked so and what was asked for, without apt.
-    command = ["mmdebstrap", "--variant=essential", "--mode=root", "--format=tar"]
-    command += [f"--include={','.join(base.packages)}"]
-    command += [f"--dpkgopt={option}" for option in base.dpkg_options()]
-    command += [base.suite, str(tar)]
+    command = ["mmdebstrap", "--mode=root", "--format=tar", *base.options(), base.suite, str(tar)]
     print("+", *command, flush=True)
     subprocess.run(command, check=True)
 
