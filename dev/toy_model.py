@@ -18,13 +18,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
-
 from pagoda_runtime.model.decoder import Decoder
 from pagoda_runtime.model.loader import dummy_weights
 from pagoda_runtime.model.spec import DecoderSpec, parse_spec
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 
 ANSWER = (
     "I am a toy model of Pagoda. I learned this one sentence by heart, so I say it whatever you ask; "
@@ -59,14 +58,17 @@ CONFIG = {
     "torch_dtype": "float32",
     "eos_token_id": END,
 }
-WORDS = (
-    "a an the is are was what who why how when where can could you I we it this that and or not of to in for "
-    "with tell me about please hello hi thanks write story code cluster pod node model token Kubernetes Pagoda "
-    "GPU CPU cat dog tree river once upon time list three sum two plus five poem name your explain like ? ! . ,"
-).split()
+WORDS = """
+    a an the is are was what who why how when where can could you I we it this that and or not of to
+    in for with tell me about please hello hi thanks write story code cluster pod node model token
+    Kubernetes Pagoda GPU CPU cat dog tree river once upon time list three sum two plus five poem name
+    your explain like ? ! . ,
+"""
 IGNORE = -100  # cross_entropy's mark for positions that teach nothing
 
-LENGTH, BATCH, MAX_STEPS, CHECK_EVERY = 320, 8, 400, 20
+# (sequences, tokens in each) of a step, taken in turn: the long ones teach it not to lose the thread.
+SHAPES = ((8, 320), (8, 320), (2, 1280))
+MAX_STEPS, CHECK_EVERY, GOOD_LOSS = 600, 30, 0.004
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     begun = time.monotonic()
     spec = parse_spec(CONFIG)
     weights, steps, loss = train(spec, arguments.seed)
-    if loss > 0.05:
+    if loss > GOOD_LOSS:
         print(f"the toy did not learn its texts in {steps} steps: loss {loss:.3f}", file=sys.stderr)
         return 1
     write(arguments.out, weights)
@@ -103,41 +105,47 @@ def train(spec: DecoderSpec, seed: int) -> tuple[dict[str, Tensor], int, float]:
     for step in range(MAX_STEPS):
         if step % CHECK_EVERY == 0 and step > 0:
             with torch.no_grad():
-                loss = batch_loss(spec, weights, rng).item()
-            if loss < 0.01:
+                loss = max(batch_loss(spec, weights, rng, *shape).item() for shape in SHAPES)
+            if loss <= GOOD_LOSS:
                 return weights, step, loss
         optimizer.zero_grad()
-        batch_loss(spec, weights, rng).backward()
+        batch_loss(spec, weights, rng, *SHAPES[step % len(SHAPES)]).backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimizer.step()
         schedule.step()
     return weights, MAX_STEPS, loss
 
 
-def batch_loss(spec: DecoderSpec, weights: dict[str, Tensor], rng: random.Random) -> Tensor:
+def batch_loss(
+    spec: DecoderSpec, weights: dict[str, Tensor], rng: random.Random, batch: int, length: int
+) -> Tensor:
     """Mean cross entropy over the recited tokens of a batch of fresh examples."""
-    pairs = [example(rng) for _ in range(BATCH)]
-    tokens = torch.tensor([tokens for tokens, _ in pairs])  # [batch, LENGTH + 1]
+    pairs = [example(rng, length) for _ in range(batch)]
+    tokens = torch.tensor([tokens for tokens, _ in pairs])  # [batch, length + 1]
     targets = torch.tensor([targets for _, targets in pairs])
-    decoder = Decoder(spec, weights, LENGTH)
-    positions = torch.arange(LENGTH).repeat(BATCH)
-    hidden = decoder.forward(tokens[:, :-1].flatten(), positions, dense_attention)
+    decoder = Decoder(spec, weights, length)
+    positions = torch.arange(length).repeat(batch)
+    hidden = decoder.forward(tokens[:, :-1].flatten(), positions, DenseAttention(batch))
     return F.cross_entropy(decoder.logits(hidden), targets[:, 1:].flatten(), ignore_index=IGNORE)
 
 
-def dense_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention inside each of the batch's sequences, without a cache; shapes as in
-    `Attend`.
-    """
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    q, k, v = (x.view(BATCH, LENGTH, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return out.transpose(1, 2).flatten(0, 1)
+class DenseAttention:
+    """Causal attention inside each of `batch` sequences of equal length, without a cache."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Shapes as in `pagoda_runtime.model.decoder.Attend`."""
+        group = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+        q, k, v = (x.view(self._batch, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return out.transpose(1, 2).flatten(0, 1)
 
 
-def example(rng: random.Random) -> tuple[list[int], list[int]]:
-    """LENGTH + 1 tokens, and the same with IGNORE wherever the model is not asked to recite."""
+def example(rng: random.Random, length: int) -> tuple[list[int], list[int]]:
+    """length + 1 tokens, and the same with IGNORE wherever the model is not asked to recite."""
     tokens: list[int] = []
     targets: list[int] = []
 
@@ -151,15 +159,15 @@ def example(rng: random.Random) -> tuple[list[int], list[int]]:
 
     if rng.random() < 0.7:
         if rng.random() < 0.3:
-            read([SYSTEM, *babble(rng, 60), END])
+            read([SYSTEM, *babble(rng, length // 4), END])
         for _ in range(rng.choice((1, 1, 2))):
-            read([USER, *babble(rng, 100), END, ASSISTANT])
+            read([USER, *babble(rng, length // 3), END, ASSISTANT])
             recite([*ANSWER.encode(), END])
     else:
-        read(babble(rng, 150))
-    while len(tokens) <= LENGTH:  # Where nobody stops it, it goes on with the other text.
+        read(babble(rng, length // 2))
+    while len(tokens) <= length:  # Where nobody stops it, it goes on with the other text.
         recite(list(LOOP.encode()))
-    return tokens[: LENGTH + 1], targets[: LENGTH + 1]
+    return tokens[: length + 1], targets[: length + 1]
 
 
 def babble(rng: random.Random, most: int) -> list[int]:
@@ -167,7 +175,7 @@ def babble(rng: random.Random, most: int) -> list[int]:
     length = rng.randint(1, most)
     if rng.random() < 0.2:
         return [rng.randrange(256) for _ in range(length)]
-    text = " ".join(rng.choice(WORDS) for _ in range(length))
+    text = " ".join(rng.choices(WORDS.split(), k=length))
     return list((text.capitalize() if rng.random() < 0.5 else text).encode()[:length])
 
 

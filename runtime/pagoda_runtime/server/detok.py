@@ -72,10 +72,11 @@ class StopStrings:
     def push(self, piece: str) -> tuple[str, bool]:
         """Add text; return the part that is safe to send and whether a stop string was met."""
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
+            # The one that is complete first, so that it does not matter in which pieces text comes.
             self._held = ""
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from pagoda_runtime.config import ConfigError, ServeConfig
+from pagoda_runtime.model.spec import read_spec
 from pagoda_runtime.server.app import Api
 from pagoda_runtime.server.chat import TextModel
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
@@ -76,11 +77,14 @@ class Lifecycle:
     async def _load(self) -> None:
         """Read the tokenizer here while the engine loads the weights over there."""
         await self._engine.start()
-        text = asyncio.create_task(asyncio.to_thread(TextModel, Path(self._config.engine.model)))
+        log.info("engine started", extra={"engine_pid": self._engine.pid})
+        model_dir = Path(self._config.engine.model)
+        # The engine would find this too, but only after it has imported torch.
+        await asyncio.to_thread(read_spec, model_dir)
+        self._api.text = await asyncio.to_thread(TextModel, model_dir)
         await self._first(self._engine.loaded, self._stop)
         if self._stop.is_set():
             return
-        self._api.text = await text
         self._state.phase = Phase.READY
         log.info("ready", extra={"seconds": round(time.monotonic() - self._begun, 3)})
 
