@@ -15,7 +15,9 @@ from dev.cluster.state import State
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    parsed = _parser().parse_args(arguments)
+    own, passed_on = _split(list(sys.argv[1:] if arguments is None else arguments))
+    parsed = _parser().parse_args(own)
+    parsed.passed_on = passed_on
     verb: Callable[[argparse.Namespace], int] = parsed.verb
     try:
         return verb(parsed)
@@ -84,13 +86,21 @@ def _load_image(parsed: argparse.Namespace) -> int:
 
 def _kubectl(parsed: argparse.Namespace) -> int:
     kubeconfig = api.attach(parsed.name).kubeconfig
-    command = [str(build.binary("kubectl")), f"--kubeconfig={kubeconfig}", *parsed.argument]
+    command = [str(build.binary("kubectl")), f"--kubeconfig={kubeconfig}", *parsed.passed_on]
     os.execv(command[0], command)
 
 
 def _bin(parsed: argparse.Namespace) -> int:
     print(build.binary(parsed.component))
     return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those of kubectl, which argparse would take for its own (`-n`)."""
+    ours = len(arguments)
+    if arguments[:1] == ["kubectl"] and arguments[1:] not in (["-h"], ["--help"]):
+        ours = 3 if arguments[1:2] == ["--name"] else 1
+    return arguments[:ours], arguments[ours:]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,8 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("load-image", _load_image, "load image archives (OCI or docker) into the node")
     command.add_argument("file", nargs="+", type=Path)
 
-    command = verb("kubectl", _kubectl, "run kubectl as administrator")
-    command.add_argument("argument", nargs=argparse.REMAINDER)
+    verb("kubectl", _kubectl, "run kubectl as administrator: all other arguments are its own")
 
     command = verb("bin", _bin, "print the path of a binary, built if missing", named=False)
     command.add_argument("component", choices=build.COMPONENTS)

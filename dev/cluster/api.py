@@ -92,8 +92,7 @@ class Cluster:
 
     def stop_component(self, name: str) -> None:
         """Stop one process of the cluster, such as `kube-apiserver`, and leave it stopped."""
-        # The API server would wait for its clients to end their watches, up to a minute.
-        self._record(name).identity.stop(timeout=3.0)
+        self._record(name).identity.stop()
 
     def start_component(self, name: str) -> None:
         """Start a stopped process as it was; a control plane component is ready on return."""
@@ -241,7 +240,7 @@ def _refuse_if_starting(state: State | None) -> None:
 def _remove(name: str) -> None:
     """Undo `up`, however far it came."""
     folder = states.state_root() / name
-    # Youngest first, so that nothing logs an error because what it needs is gone.
+    # Youngest first. The last one's end, the node's first process, ends every pod.
     for record in reversed(processes.records(folder)):
         record.identity.stop()
     for identity in processes.marked(folder):

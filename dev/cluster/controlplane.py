@@ -89,7 +89,7 @@ def prepare(state: State) -> None:
     kubeconfig(state, "admin", "admin", "system:masters")
     for component in ("kube-controller-manager", "kube-scheduler"):
         kubeconfig(state, component, f"system:{component}")
-    (state.folder / "audit-policy.yaml").write_text(json.dumps(_AUDIT_POLICY))
+    (state.folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
 
 
 def start(state: State) -> None:
@@ -131,7 +131,7 @@ def wait_ready(state: State, component: str) -> None:
 
 
 def wait_until(
-    state: State, component: str, what: str, condition: Callable[[], bool], timeout: float = 60.0
+    state: State, component: str, what: str, condition: Callable[[], bool], timeout: float = 120.0
 ) -> None:
     """Wait until `condition` holds; an HTTP error in it means not yet.
 
@@ -223,7 +223,7 @@ def _apiserver(state: State) -> list[str]:
         "--requestheader-username-headers=X-Remote-User",
         f"--proxy-client-cert-file={proxy.certificate}",
         f"--proxy-client-key-file={proxy.key}",
-        f"--audit-policy-file={state.folder}/audit-policy.yaml",
+        f"--audit-policy-file={state.folder}/audit-policy.json",
         f"--audit-log-path={state.folder}/audit.log",
         # Never rotated: readers keep their place in one file.
         "--audit-log-maxsize=0",

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ def load(node: int, path: Path) -> list[str]:
     """
     with path.open("rb") as archive:
         output = _ctr(node, "images", "import", "--local", "-", stdin=archive)
-    return [line.split()[0] for line in output.splitlines() if line.strip()]
+    return re.findall(r"^unpacking (\S+) ", output, re.MULTILINE)
 
 
 def _ctr(node: int, *arguments: str, stdin: IO[bytes] | None = None) -> str:

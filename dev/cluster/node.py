@@ -56,7 +56,9 @@ def prepare(state: State) -> None:
     _write(state, "containerd.toml", _containerd_config(state))
     _write(state, "cni-conf/bridge.conflist", json.dumps(_cni_config(), indent=1))
     config = state.folder / "node" / "containerd.toml"
-    _start(state, "containerd", [binary("containerd"), f"--config={config}"])
+    # The shim asks the runc on the PATH what it can do, whatever is configured.
+    path = f"PATH={binary('runc').parent}:{processes.PATH}"
+    _start(state, "containerd", ["env", path, binary("containerd"), f"--config={config}"])
 
 
 def start(state: State) -> None:

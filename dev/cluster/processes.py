@@ -19,8 +19,9 @@ from pathlib import Path
 MARK = "PAGODA_DEV_CLUSTER"
 
 # Nothing of the caller's: a cluster must not depend on the shell that started it.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": PATH,
     "HOME": "/root",
     "LC_ALL": "C.UTF-8",
 }
@@ -58,7 +59,7 @@ class Identity:
             finally:
                 os.close(descriptor)
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float = 3.0) -> None:
         """End it: SIGTERM, after `timeout` seconds SIGKILL; returns when it is gone."""
         self.signal(signal.SIGTERM)
         if not self.wait(timeout):
