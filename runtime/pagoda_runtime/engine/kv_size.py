@@ -17,6 +17,7 @@ class KVSize:
     """The cache's blocks and the context length that follows."""
 
     num_blocks: int
+    block_bytes: int
     max_model_len: int
 
 
@@ -47,11 +48,11 @@ def size_kv_cache(
         limit = cgroup.memory_limit() if memory_limit is None else memory_limit
         num_blocks = min(int(limit * _MEMORY_SHARE) // per_block, config.max_num_seqs * per_request)
     if num_blocks >= per_request:
-        return KVSize(num_blocks, length)
+        return KVSize(num_blocks, per_block, length)
     if config.max_model_len is not None or num_blocks == 0:
         raise ConfigError(
             f"one request of {length} tokens needs {per_request * per_block} bytes of KV cache, there "
             f"are {num_blocks * per_block}: lower --max-model-len, or raise --kv-cache-memory-bytes or "
             "the memory limit"
         )
-    return KVSize(num_blocks, num_blocks * config.block_size)
+    return KVSize(num_blocks, per_block, num_blocks * config.block_size)

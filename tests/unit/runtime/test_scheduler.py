@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Chunk, Scheduler
@@ -74,7 +73,7 @@ def test_the_newest_is_preempted_and_starts_over() -> None:
     assert s.num_preemptions == 1
     (victim,) = s.waiting
     assert (victim.id, victim.num_computed, victim.num_outputs) == ("new", 0, 5)
-    while "new" not in (steps := dict((c[0], c) for c in step(s))):
+    while "new" not in (steps := {c[0]: c for c in step(s)}):
         pass
     assert steps["new"] == ("new", 0, 13)  # Prompt and the answer so far, in one go.
 
@@ -82,7 +81,7 @@ def test_the_newest_is_preempted_and_starts_over() -> None:
 @pytest.mark.parametrize(("prompt", "answer"), [(0, 1), (1, 0), (20, 13), (33, 1)])
 def test_a_request_that_can_never_finish_is_refused(prompt: int, answer: int) -> None:
     s = scheduler(blocks=8)
-    with pytest.raises(ValueError, match="needs a prompt|context length of 32"):
+    with pytest.raises(ValueError, match=r"needs a prompt|context length of 32"):
         s.add(request("x", prompt, answer))
     assert not s.has_work
 
