@@ -1,6 +1,6 @@
 """The cgroup below which the kubelet keeps its pods, in whatever hierarchies the host has."""
 
-from contextlib import suppress
+import time
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -33,9 +33,15 @@ def remove(cluster: str) -> None:
 
 
 def _rmdir(folder: Path) -> None:
-    if folder.is_dir():
-        with suppress(FileNotFoundError):
+    """Remove one; the kernel lets go of a process that has ended a moment later."""
+    deadline = time.monotonic() + 10.0
+    while folder.is_dir():
+        try:
             folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _hierarchies() -> list[Path]:

@@ -1,7 +1,9 @@
 """What the rest of the project relies on in the development cluster's node."""
 
+import base64
 import http.server
 import json
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -110,8 +112,10 @@ def test_pod_reaches_itself_through_its_service(
 ) -> None:
     apply(node_cluster, namespace, pod("web", shell_image, WEB), service("web"))
     wait(node_cluster, namespace, "pod/web", "condition=Ready")
-    fetch = "until wget -T 2 -qO- http://web/; do sleep 0.2; done"
-    done = node_cluster.kubectl("exec", "-n", namespace, "web", "--", "sh", "-c", fetch)
+    # Not by the bare name, which is the pod's own host name.
+    fetch = f"until timeout 2 wget -qO- http://web.{namespace}/; do sleep 0.2; done"
+    command = ("timeout", "30", "sh", "-c", fetch)
+    done = node_cluster.kubectl("exec", "-n", namespace, "web", "--", *command)
     assert done.stdout == "hello\n"
 
 
@@ -253,8 +257,6 @@ class AggregatedApi(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def serving_https(cluster: Cluster, folder: Path, *hosts: str) -> Iterator[int]:
     """Serve the aggregated API on the host; yields the port."""
-    import ssl
-
     authority = Authority.create(folder, "aggregated-ca")
     pair = authority.issue("aggregated", "aggregated", hosts=hosts)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -274,8 +276,6 @@ def serving_https(cluster: Cluster, folder: Path, *hosts: str) -> Iterator[int]:
 def test_aggregated_api_served_by_the_host(
     node_cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    import base64
-
     with serving_https(node_cluster, tmp_path, f"api.{namespace}.svc") as port:
         slice_ = {
             "apiVersion": "discovery.k8s.io/v1",
