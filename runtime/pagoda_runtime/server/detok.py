@@ -30,33 +30,49 @@ class IncrementalDetokenizer:
             self._ids = []  # A prompt that ends inside a character is no context for what follows.
         self._start = 0
         self._read = len(self._ids)
-        self._returned = self._decode(self._ids)
+        self._returned = self._window()
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Add tokens; return the text they complete, possibly none."""
-        self._ids += token_ids
-        text = self._decode(self._ids[self._start :])
+        return "".join(map(self._push, token_ids))
+
+    def flush(self) -> str:
+        """The answer has ended: return what was held back, broken characters included."""
+        text = self._window()
+        if not text.startswith(self._returned):
+            text = self._drop_context()
+        return self._advance(text, whole=True)
+
+    def _push(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        text = self._window()
+        if not text.startswith(self._returned):
+            # Tokenizers with byte fallback decode a run of byte tokens as a whole or not at all: an
+            # unfinished character spoils finished ones before it, until its last byte is there.
+            if len(self._ids) - self._read <= _MAX_WAITING:
+                return ""
+            text = self._drop_context()
         waiting = 0
         while waiting < _MAX_WAITING and text.endswith(_REPLACEMENT, 0, len(text) - waiting):
             waiting += 1
         return self._advance(text[: len(text) - waiting], whole=waiting == 0)
 
-    def flush(self) -> str:
-        """The answer has ended: return what was held back, broken characters included."""
-        return self._advance(self._decode(self._ids[self._start :]), whole=True)
-
     def _advance(self, text: str, *, whole: bool) -> str:
         piece = text[len(self._returned) :]
-        if not piece:
-            return ""
-        if whole:
-            # Everything so far is out: move the window so that it starts with the tokens just
-            # returned.
+        if piece and whole:
+            # Everything so far is out: the tokens just returned become the context of the next.
             self._start, self._read = self._read, len(self._ids)
-            self._returned = self._decode(self._ids[self._start :])
-        else:
+            self._returned = self._window()
+        elif piece:
             self._returned = text
         return piece
+
+    def _drop_context(self) -> str:
+        self._start, self._returned = self._read, ""
+        return self._window()
+
+    def _window(self) -> str:
+        return self._decode(self._ids[self._start :])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)

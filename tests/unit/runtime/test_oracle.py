@@ -1,4 +1,5 @@
-"""Greedy answers equal transformers' token for token, however requests share steps, blocks and budgets.
+"""Greedy answers equal transformers' token for token, however requests share steps, blocks and
+budgets.
 
 Weights are random and large, so that the best token leads by far more than rounding can move.
 """

@@ -170,7 +170,8 @@ def test_promises(
         if a.aborted_after is not None:
             abort_at.setdefault(clock + a.aborted_after, []).append(r.id)
 
-    # Each step at least one request computes a token, and only preemption makes it compute one again.
+    # Each step at least one request computes a token, and only preemption makes it compute one
+    # again.
     bound = clock + sum(a.prompt + a.answer for a in plan) * (1 + len(plan)) + 21
     while s.has_work:
         one_step()
