@@ -51,7 +51,7 @@ def custom_resource_definition() -> dict[str, Any]:
     schema["properties"] = {
         "apiVersion": {"type": "string", "description": "Always serving.pagoda.dev/v1alpha1."},
         "kind": {"type": "string", "description": "Always LLMDeployment."},
-        "metadata": {"type": "object", "description": "Standard object metadata."},
+        "metadata": {"type": "object"},  # the API server allows no description here
     } | schema["properties"]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

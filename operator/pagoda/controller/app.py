@@ -57,7 +57,6 @@ class Options:
     transient_cap_seconds: float = 30.0
     terminal_cap_seconds: float = 300.0
     lease: LeaseTimes = field(default_factory=LeaseTimes)
-    speed: float = 1.0  # divides the queue's delays
 
 
 async def run(options: Options, stop: asyncio.Event | None = None) -> int:
@@ -77,7 +76,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         times=options.lease,
     )
     client.fence = elector.fence
-    cache, queue = ObjectCache(), WorkQueue(speed=options.speed)
+    cache, queue = ObjectCache(), WorkQueue()
     health = Health(stale_after=options.dead_watch_seconds)
     watched_at: dict[Resource, float] = {}
     kopf_stop = asyncio.Event()
@@ -106,9 +105,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         watched_at=watched_at,
     )
     recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
-    reconciler = Reconciler(
-        client, cache, recorder, default_images=options.default_images, speed=options.speed
-    )
+    reconciler = Reconciler(client, cache, recorder, default_images=options.default_images)
     leader = _Leader(options, elector, relister, queue, reconciler, health)
     watching = asyncio.create_task(kopf.run_tasks(kopf_tasks, ignored=ours), name="kopf")
     leading = asyncio.create_task(leader.run(stop), name="leader")

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from pagoda.api import GROUP
 from pagoda.controller.cache import ObjectCache, controller_uid, parent_key
-from pagoda.controller.projection import project
+from pagoda.controller.projection import project, restored_lists
 from pagoda.controller.queue import Key
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, NotFoundError
@@ -51,7 +51,7 @@ class Applier:
         self._cache = cache
         self._memory: dict[tuple[Resource, str, str], _Memory] = {}
 
-    async def ensure(self, wanted: Object, live: Object | None) -> bool:
+    async def ensure(self, wanted: Object, live: Object | None) -> Object:
         """Make a child be as wanted.
 
         Args:
@@ -59,7 +59,7 @@ class Applier:
             live: the child as it is, if it exists; it is ours (see `find`).
 
         Returns:
-            Whether something was written.
+            The child as it is now.
         """
         resource = resource_of(wanted)
         metadata = wanted["metadata"]
@@ -69,7 +69,9 @@ class Applier:
         marked = wanted | {"metadata": metadata | {"annotations": annotations}}
         if live is not None and await self._is_as_wanted(entry, marked, mark, live):
             APPLIES.labels(resource.kind, "skipped").inc()
-            return False
+            return live
+        if live is not None and _applied_digest(live) == mark:
+            await self._remove_renamed(resource, marked, live)
         answer = await self._client.apply(resource, marked, manager=MANAGER)
         self._remember(entry, marked, mark, answer)
         self._cache.absorb(None, answer)
@@ -77,12 +79,12 @@ class Applier:
         log.info(
             "%s %s", "changed" if live else "created", resource.kind, extra={"child": entry[2]}
         )
-        return True
+        return answer
 
-    async def ensure_replicas(self, deployment: Object, replicas: int) -> bool:
+    async def ensure_replicas(self, deployment: Object, replicas: int) -> None:
         """Set a Deployment's count, under the field manager that owns nothing else."""
         if deployment["spec"].get("replicas") == replicas:
-            return False
+            return
         metadata = deployment["metadata"]
         wanted = {
             "apiVersion": DEPLOYMENT.api_version,
@@ -97,7 +99,6 @@ class Applier:
         answer = await self._client.apply(DEPLOYMENT, wanted, manager=REPLICAS_MANAGER)
         self._cache.absorb(None, answer)
         log.info("scaled", extra={"child": metadata["name"], "replicas": replicas})
-        return True
 
     async def delete(self, obj: Object) -> None:
         """Delete a child that is no longer wanted."""
@@ -135,6 +136,15 @@ class Applier:
             )
         raise ResourceConflictError(f"{what} exists and does not belong to this LLMDeployment")
 
+    async def _remove_renamed(self, resource: Resource, wanted: Object, live: Object) -> None:
+        """Undo an edit that changed the key of a list item of ours (a port's number, say).
+
+        Applying would only add our item beside the changed one, which the server may refuse.
+        """
+        if (patch := restored_lists(live, wanted)) is not None:
+            metadata = live["metadata"]
+            await self._client.merge(resource, metadata["namespace"], metadata["name"], patch)
+
     async def _is_as_wanted(
         self, entry: tuple[Resource, str, str], wanted: Object, mark: str, live: Object
     ) -> bool:
@@ -142,7 +152,7 @@ class Applier:
         if memory is not None and memory.uid == live["metadata"]["uid"]:
             return memory.digest == mark and project(live, wanted) == memory.projection
         # Not written by this process. The same digest says that nothing was left out since.
-        if live["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION) != mark:
+        if _applied_digest(live) != mark:
             return False
         if project(live, wanted) != wanted:
             answer = await self._client.apply(entry[0], wanted, manager=MANAGER, dry_run=True)
@@ -155,3 +165,8 @@ class Applier:
         self, entry: tuple[Resource, str, str], wanted: Object, mark: str, answer: Object
     ) -> None:
         self._memory[entry] = _Memory(answer["metadata"]["uid"], mark, project(answer, wanted))
+
+
+def _applied_digest(live: Object) -> str | None:
+    digest_of_last: str | None = live["metadata"].get("annotations", {}).get(APPLIED_ANNOTATION)
+    return digest_of_last

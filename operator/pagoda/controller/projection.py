@@ -44,6 +44,25 @@ def project(live: Any, wanted: Any, field: str = "") -> Any:
     return live
 
 
+def restored_lists(live: Any, wanted: Any, field: str = "") -> Any:
+    """Make the JSON merge patch that puts back lists in which an item of ours lost its key.
+
+    Returns:
+        The patch, or None when every item of ours is there.
+    """
+    if isinstance(wanted, dict) and isinstance(live, dict):
+        parts = {key: restored_lists(live.get(key), value, key) for key, value in wanted.items()}
+        return {key: part for key, part in parts.items() if part is not None} or None
+    if isinstance(wanted, list) and isinstance(live, list):
+        keys = _merge_keys(field, wanted)
+        if keys is None:
+            return None
+        present = {_key(item, keys) for item in live}
+        if any(_key(item, keys) not in present for item in wanted):
+            return wanted
+    return None
+
+
 def _merge_keys(field: str, items: list[Any]) -> Sequence[str] | None:
     if field == "ports":
         return next((keys for keys in PORT_KEYS if items and keys[0] in items[0]), None)

@@ -37,14 +37,12 @@ class Key(NamedTuple):
 class WorkQueue:
     """Keys to reconcile. Lives in one event loop."""
 
-    def __init__(self, *, speed: float = 1.0) -> None:
-        """Make an empty queue; delays are divided by `speed` (tests run faster than life)."""
+    def __init__(self) -> None:
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._dirty: dict[Key, float] = {}  # key → when it was added
         self._active: dict[Key, float] = {}  # key → when work began
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
-        self._speed = speed
 
     def add(self, key: Key) -> None:
         """Queue the key, unless it waits already."""
@@ -59,7 +57,7 @@ class WorkQueue:
     def add_after(self, key: Key, seconds: float) -> None:
         """Queue the key later. Of two such wishes the earlier one counts."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + seconds / self._speed
+        due = loop.time() + seconds
         if (timer := self._timers.get(key)) is not None:
             if timer.when() <= due:
                 return

@@ -45,14 +45,12 @@ class Reconciler:
         recorder: EventRecorder,
         *,
         default_images: Mapping[str, str],
-        speed: float = 1.0,
     ):
         self._client = client
         self._cache = cache
         self._recorder = recorder
         self._applier = Applier(client, cache)
         self._default_images = default_images
-        self._speed = speed
         self._first_pass: dict[str, float] = {}  # uid → when, until the first status is written
 
     async def reconcile(self, key: Key) -> float | None:
@@ -113,14 +111,16 @@ class Reconciler:
             live = owned.get(entry) or await self._applier.find(wanted)
             children.append((wanted, live))
         for wanted, live in children:
-            await self._applier.ensure(wanted, live)
+            child = await self._applier.ensure(wanted, live)
             if wanted["kind"] == DEPLOYMENT.kind:
-                await self._set_replicas(key, plan, parent, is_new=live is None)
+                await self._set_replicas(plan, parent, child, is_new=live is None)
         wanted_entries = {(resource_of(o), o["metadata"]["name"]) for o in plan.objects}
         for entry in owned.keys() - wanted_entries:
             await self._applier.delete(owned[entry])
 
-    async def _set_replicas(self, key: Key, plan: Plan, parent: Object, *, is_new: bool) -> None:
+    async def _set_replicas(
+        self, plan: Plan, parent: Object, deployment: Object, *, is_new: bool
+    ) -> None:
         """Apply the count where it is ours to say.
 
         Fixed: always. Not set: a Deployment that had to be made again starts from the last count;
@@ -129,10 +129,8 @@ class Reconciler:
         count = plan.replicas
         if count is None and is_new:
             count = parent.get("status", {}).get("desiredReplicas")
-        if count is None:
-            return
-        deployment = self._cache.owned(key, plan.owner.uid)[DEPLOYMENT, plan.owner.name]
-        await self._applier.ensure_replicas(deployment, count)
+        if count is not None:
+            await self._applier.ensure_replicas(deployment, count)
 
     async def _report(
         self, key: Key, owner: Owner, parent: Object, plan: Plan | None, problem: Finding | None
@@ -174,7 +172,7 @@ class Reconciler:
         if wanted["replicas"] == wanted["desiredReplicas"]:
             return None
         now = asyncio.get_running_loop().time()
-        passed = (now - self._first_pass.setdefault(uid, now)) * self._speed
+        passed = now - self._first_pass.setdefault(uid, now)
         return FIRST_STATUS_SECONDS - passed if passed < FIRST_STATUS_SECONDS else None
 
     async def _tell(self, parent: Object, live: Object, wanted: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pagoda.controller.cache import ObjectCache, parent_key
 from pagoda.controller.queue import WorkQueue
 from pagoda.controller.watches import WATCHED
 from pagoda.kube.client import KubeClient
-from pagoda.kube.errors import KubeError
+from pagoda.kube.errors import KubeError, NotFoundError
 from pagoda.kube.resources import CHILD_SELECTOR, LLMDEPLOYMENT, Resource
 from pagoda.observability.health import Health
 from pagoda.observability.metrics import DEPLOYMENTS, WATCH_LAG
@@ -54,14 +54,21 @@ class Relister:
         """Fill the cache, trying for as long as it takes, and queue every LLMDeployment."""
         delay = FIRST_RETRY_SECONDS
         while True:
+            resource = WATCHED[0]
             try:
                 for resource in WATCHED:
                     await self._list(resource)
                 break
+            except NotFoundError:
+                log.warning(
+                    "the API server does not know %s.%s: is the CRD installed?",
+                    resource.plural,
+                    resource.group,
+                )
             except KubeError as error:
-                log.warning("the cluster's state cannot be read yet: %s", error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY_SECONDS)
+                log.warning("%s cannot be listed yet: %s", resource.plural, error)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY_SECONDS)
         for key in self._cache.parents():
             self._queue.add(key)
         DEPLOYMENTS.set(len(self._cache.parents()))

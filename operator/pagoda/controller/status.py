@@ -220,14 +220,14 @@ def _conditions(
             else ("False", "NoReplicaServes", "No replica serves.")
         ),
         ConditionType.RECONCILING: (
-            reason.reconciling,
-            reason.name,
-            message if reason.reconciling == "True" else "Nothing is being changed.",
+            ("True", reason.name, message)
+            if reason.reconciling == "True"
+            else ("False", "Idle", "Nothing is being changed.")
         ),
         ConditionType.STALLED: (
-            reason.stalled,
-            reason.name,
-            message if reason.stalled == "True" else "Nothing waits for a person.",
+            ("True", reason.name, message)
+            if reason.stalled == "True"
+            else ("False", "NotStalled", "Nothing waits for a person.")
         ),
         ConditionType.MODEL_READY: _model_ready(reason, message, counts),
         ConditionType.WORKLOAD_READY: (workload, reason.name, message + note),

@@ -38,7 +38,7 @@ def test_round_trips_through_yaml_without_anchors():
 
 def test_every_field_is_described():
     undescribed = [path for path, sub in fields(schema()) if not sub.get("description")]
-    assert undescribed == []
+    assert undescribed == [".metadata"]  # which the API server wants bare
 
 
 def test_is_small_enough_for_client_side_apply():

@@ -1,7 +1,7 @@
 """Comparing live objects with what was applied."""
 
 import pytest
-from pagoda.controller.projection import project
+from pagoda.controller.projection import project, restored_lists
 
 WANTED = {
     "metadata": {"labels": {"a": "1"}},
@@ -54,3 +54,9 @@ def test_what_others_add_is_not_ours():
 )
 def test_what_is_ours_shows(changes):
     assert project(edited(**changes), WANTED) != WANTED
+
+
+def test_lost_key_of_an_item_is_put_back():
+    renamed = edited(ports=[{"port": 81, "protocol": "TCP", "targetPort": "http"}])
+    assert restored_lists(renamed, WANTED) == {"spec": {"ports": WANTED["spec"]["ports"]}}
+    assert restored_lists(edited(), WANTED) is None

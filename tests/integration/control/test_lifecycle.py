@@ -1,0 +1,162 @@
+"""A resource's life: made, kept, changed, deleted; and what that costs in writes."""
+
+import pytest
+
+from tests.builders import manifest
+from tests.kube import Api, eventually
+from tests.operator_process import OperatorProcess
+
+CHILDREN = "deployments,services,serviceaccounts,poddisruptionbudgets,controllerrevisions"
+SELECTOR = "serving.pagoda.dev/llmdeployment=toy"
+
+
+def children(api: Api) -> list[str]:
+    return sorted(obj["kind"] for obj in api.list(CHILDREN, SELECTOR))
+
+
+ALL = ["ControllerRevision", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"]
+
+
+def test_becomes_ready_for_the_price_of_its_children_and_two_status_writes(
+    api: Api, operator: OperatorProcess, audit
+):
+    operator.settle()
+    record = audit()
+    api.apply(manifest("toy", api.namespace))
+    api.wait_reason("toy", "Starting")
+    assert children(api) == ALL
+    api.become_ready("toy")
+    api.kubectl("wait", "--for=condition=Ready", "llmd/toy", "--timeout=5s")
+    row = api.kubectl("get", "llmd", "toy").stdout.splitlines()[1].split()
+    assert row[:5] == ["toy", "toy", "pagoda", "1/1", "Ready"]
+    operator.settle()
+    writes = record.writes(namespace=api.namespace)
+    status = [w for w in writes if "llmdeployments/status" in w]
+    assert len(status) <= 2, writes
+    assert len(writes) - len(status) == len(ALL), writes
+
+
+def test_at_rest_and_after_a_restart_nothing_is_written(api: Api, operator_process, audit):
+    operator = operator_process().start()
+    # 1000m and 0.5 are rewritten by the API server; that must not look like a drift.
+    api.apply(
+        manifest("toy", api.namespace, replicas=2, resources={"cpu": "1000m", "memory": "0.5Gi"})
+    )
+    api.wait_reason("toy", "Starting")
+    api.become_ready("toy")
+    operator.settle()
+    record = audit()
+    api.patch("llmd", "toy", {"metadata": {"labels": {"touched": "yes"}}})
+    assert operator.stop() == 0
+    for kind in ("deployment", "service"):  # something to look at after the restart
+        api.patch(kind, "toy", {"metadata": {"annotations": {"their/own": "1"}}})
+    second = operator_process("two").start()
+    second.settle(passes=1)
+    passes = second.metric("controller_runtime_reconcile_total")
+    api.patch("llmd", "toy", {"metadata": {"labels": {"touched": "again"}}})
+    eventually(lambda: second.metric("controller_runtime_reconcile_total") > passes)
+    second.settle(passes=1)
+    assert record.writes(namespace=api.namespace) == []
+
+
+def test_deleted_children_come_back(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    for obj in api.list(CHILDREN, SELECTOR):
+        uid = obj["metadata"]["uid"]
+        kind, name = obj["kind"], obj["metadata"]["name"]
+        api.delete(kind, name)
+
+        def came_back(kind=kind, name=name, uid=uid) -> bool:
+            found = api.get(kind, name)
+            return found is not None and found["metadata"]["uid"] != uid
+
+        eventually(came_back, what=f"{kind} comes back")
+
+
+PORTS = [{"port": 81, "targetPort": "http", "name": "http"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit", "path"),
+    [
+        ("service", {"spec": {"ports": PORTS}}, "spec.ports"),
+        ("service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}, "metadata.labels"),
+        ("pdb", {"spec": {"maxUnavailable": 5}}, "spec.maxUnavailable"),
+        ("deployment", {"spec": {"strategy": {"rollingUpdate": {"maxSurge": 3}}}}, "spec.strategy"),
+        ("deployment", {"spec": {"replicas": 7}}, "spec.replicas"),
+        (
+            "deployment",
+            {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}},
+            "spec.template.spec.terminationGracePeriodSeconds",
+        ),
+    ],
+)  # fmt: skip
+def test_edits_of_our_fields_are_repaired(api: Api, operator: OperatorProcess, kind, edit, path):
+    api.apply(manifest("toy", api.namespace, replicas=1))
+    eventually(lambda: children(api) == ALL)
+    operator.settle()
+
+    def value():
+        node = api.get(kind, "toy")
+        for part in path.split("."):
+            node = node[part]
+        return node
+
+    before = value()
+    api.patch(kind, "toy", edit)
+    eventually(lambda: value() == before, what=f"{path} is repaired")
+
+
+def test_foreign_fields_are_left_alone(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    api.patch("service", "toy", {"metadata": {"annotations": {"their/own": "1"}}})
+    api.patch("service", "toy", {"spec": {"selector": {"serving.pagoda.dev/llmdeployment": "x"}}})
+    eventually(
+        lambda: (
+            api.get("service", "toy")["spec"]["selector"]
+            == {"serving.pagoda.dev/llmdeployment": "toy"}
+        )
+    )
+    assert api.get("service", "toy")["metadata"]["annotations"]["their/own"] == "1"
+
+
+def test_deletion_leaves_nothing(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    assert "finalizers" not in api.get("llmd", "toy")["metadata"]
+    api.delete("llmd", "toy")
+    eventually(lambda: not children(api) and not api.list("pods,replicasets", SELECTOR))
+
+
+def test_made_again_at_once_under_the_same_name(api: Api, operator: OperatorProcess):
+    """Garbage collection of the first one's children must not stop or hit the second's."""
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    api.delete("llmd", "toy")
+    api.apply(manifest("toy", api.namespace))
+    uid = api.get("llmd", "toy")["metadata"]["uid"]
+
+    def rebuilt() -> bool:
+        found = api.list(CHILDREN, SELECTOR)
+        owners = {obj["metadata"]["ownerReferences"][0]["uid"] for obj in found}
+        return len(found) == len(ALL) and owners == {uid}
+
+    eventually(rebuilt)
+    api.wait_reason("toy", "Starting")
+
+
+def test_namespace_goes_while_the_operator_is_down(api: Api, operator_process):
+    operator = operator_process().start()
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    operator.kill()
+    api.cluster.kubectl("delete", "namespace", api.namespace, "--timeout=60s")
+
+
+def test_namespace_goes_while_the_operator_runs(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    api.cluster.kubectl("delete", "namespace", api.namespace, "--timeout=60s")
+    assert operator.healthy()

@@ -1,0 +1,76 @@
+"""What the API server refuses, and whether the message says what to change."""
+
+import pytest
+
+from tests.builders import manifest
+from tests.kube import Api
+
+UNKNOWN_ENGINE = 'spec.engine.type: Unsupported value: "nosuch": supported values: "pagoda"'
+TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"engine": {"type": "nosuch"}}, UNKNOWN_ENGINE),
+        ({"replicas": -1}, "spec.replicas in body should be greater than or equal to 0"),
+        ({"model": {"uri": "hf://a/b"}}, "spec.model.uri must look like pvc://CLAIM/PATH"),
+        ({"model": {"uri": "pvc://m/../x"}}, "must not contain '..'"),
+        ({"model": {"uri": "pvc:///x"}}, "spec.model.uri must look like pvc://CLAIM/PATH"),
+        ({"model": {}}, "spec.model.uri: Required value"),
+        ({"replicas": 1, "autoscaling": {"maxReplicas": 3}}, 'unknown field "spec.autoscaling"'),
+        ({"replicaz": 1}, 'unknown field "spec.replicaz"'),
+        ({"resources": {"cpu": "lots"}}, "must be a quantity above zero, for example 500m, 2 or 4Gi"),
+        ({"resources": {"memory": "-1Gi"}}, "must be a quantity above zero"),
+        ({"resources": {"cpu": 0}}, "must be a quantity above zero"),
+        ({"engine": {"env": [{"name": "A", "valueFrom": {}}]}}, "set exactly one of secretKeyRef"),
+        ({"engine": {"env": TWICE}}, "Duplicate value"),
+        ({"rollout": {"progressDeadlineSeconds": 1}}, "should be greater than or equal to 10"),
+        ({"expose": {"service": {"type": "Magic"}}}, "Unsupported value"),
+        ({"expose": {"service": {"port": 70000}}}, "should be less than or equal to 65535"),
+    ],
+)  # fmt: skip
+def test_refused(api: Api, fields, message):
+    assert message in api.refused(manifest(namespace=api.namespace, **fields))
+
+
+@pytest.mark.parametrize("name", ["1toy", "a" * 53, "to.y"])
+def test_name_is_refused(api: Api, name):
+    message = api.refused(manifest(name, api.namespace))
+    assert "at most 52 characters; put the model's name in spec.model.name" in message
+
+
+def test_everything_at_once_is_accepted(api: Api):
+    api.apply(
+        manifest(
+            "a" * 52,
+            api.namespace,
+            model={"uri": "pvc://m/a/b.c", "name": "org/model:1"},
+            engine={
+                "type": "pagoda",
+                "image": "reg/x:1",
+                "imagePullSecrets": [{"name": "pull"}],
+                "args": ["--max-num-seqs=4"],
+                "env": [{"name": "T", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            },
+            resources={"cpu": 2, "memory": "4Gi"},
+            replicas=0,
+            rollout={"drainSeconds": 0, "progressDeadlineSeconds": 10, "rendering": "x"},
+            expose={"service": {"type": "NodePort", "port": 8080, "annotations": {"a": "b"}}},
+            scheduling={"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
+            serviceAccountName="mine",
+        )
+    )  # fmt: skip
+
+
+def test_explain_reads_well(api: Api):
+    text = api.kubectl("explain", "llmd.spec.model").stdout
+    assert "pvc://CLAIM/PATH" in text
+    assert "Default: metadata.name" in text
+
+
+def test_scale_subresource_and_short_name(api: Api):
+    api.apply(manifest("toy", api.namespace))
+    api.kubectl("scale", "llmd/toy", "--replicas=3")
+    assert api.get("llmd", "toy")["spec"]["replicas"] == 3
+    assert "toy" in api.kubectl("get", "llm").stdout

@@ -1,0 +1,144 @@
+"""Helpers for tests against a real API server: kubectl as data, waiting, the audit log."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dev.cluster import Cluster
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+def eventually(
+    check: Callable[[], T], *, timeout: float = 20.0, what: str = "", every: float = 0.1
+) -> T:
+    """Wait until `check` returns something true without failing an assertion or missing a key."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            result, problem = check(), None
+        except (AssertionError, KeyError, TypeError) as error:  # not there yet
+            result, problem = None, error
+        if problem is None and result:
+            return result
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"not within {timeout} s: {what or problem or result!r}"
+            ) from problem
+        time.sleep(every)
+
+
+class Api:
+    """kubectl in one namespace."""
+
+    def __init__(self, cluster: Cluster, namespace: str):
+        self.cluster = cluster
+        self.namespace = namespace
+
+    def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> Any:
+        return self.cluster.kubectl("-n", self.namespace, *args, input=input, check=check)
+
+    def apply(self, obj: Object) -> None:
+        self.kubectl("apply", "-f", "-", input=json.dumps(obj))
+
+    def refused(self, obj: Object) -> str:
+        """Apply an object that must be refused; the message."""
+        done = self.kubectl("apply", "-f", "-", input=json.dumps(obj), check=False)
+        assert done.returncode != 0, f"accepted: {obj}"
+        return str(done.stderr)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        done = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def list(self, kinds: str, selector: str = "") -> list[Object]:
+        extra = ["-l", selector] if selector else []
+        return list(json.loads(self.kubectl("get", kinds, "-o", "json", *extra).stdout)["items"])
+
+    def patch(self, kind: str, name: str, patch: Object, *, subresource: str = "") -> None:
+        extra = [f"--subresource={subresource}"] if subresource else []
+        self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(patch), *extra)
+
+    def delete(self, kind: str, name: str, *extra: str) -> None:
+        self.kubectl("delete", kind, name, *extra)
+
+    def condition(self, name: str, kind: str = "Ready") -> Object:
+        """One condition of an LLMDeployment; fails an assertion while it is not there."""
+        obj = self.get("llmd", name)
+        assert obj is not None
+        found = [c for c in obj.get("status", {}).get("conditions", ()) if c["type"] == kind]
+        assert found, f"no condition {kind} yet"
+        current = obj["metadata"]["generation"]
+        assert found[0]["observedGeneration"] == current, "status is of an older generation"
+        return dict(found[0])
+
+    def wait_reason(self, name: str, reason: str, *, timeout: float = 20.0) -> Object:
+        """Wait until Ready has the reason; the condition."""
+
+        def reached() -> Object:
+            condition = self.condition(name)
+            assert condition["reason"] == reason, f"{condition['reason']}: {condition['message']}"
+            return condition
+
+        return eventually(reached, timeout=timeout)
+
+    def set_pods_ready(self, name: str, ready: bool = True) -> int:
+        """Play kubelet: report all pods of an LLMDeployment as ready (or not); how many."""
+        pods = self.list("pods", f"serving.pagoda.dev/llmdeployment={name}")
+        for pod in pods:
+            condition = {"type": "Ready", "status": "True" if ready else "False"}
+            current = pod["status"].get("conditions", [])
+            if any(c["type"] == "Ready" and c["status"] == condition["status"] for c in current):
+                continue
+            status = {"phase": "Running", "conditions": [condition]}
+            self.patch("pod", pod["metadata"]["name"], {"status": status}, subresource="status")
+        return len(pods)
+
+    def become_ready(self, name: str, *, timeout: float = 20.0) -> None:
+        """Play kubelet until the LLMDeployment is Ready."""
+
+        def ready() -> bool:
+            self.set_pods_ready(name)
+            return bool(self.condition(name)["reason"] == "Ready")
+
+        eventually(ready, timeout=timeout, what=f"{name} Ready")
+
+
+class Audit:
+    """What operators wrote since a moment, from the API server's audit log."""
+
+    def __init__(self, log: Path, user_prefix: str):
+        self._log = log
+        self._prefix = user_prefix
+        self._offset = log.stat().st_size if log.exists() else 0
+
+    def writes(self, *, namespace: str | None = None) -> list[str]:
+        """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases, dry runs and events aside."""
+        found = []
+        for entry in self._entries():
+            ref = entry.get("objectRef", {})
+            user = entry["user"]["username"]
+            if not (user.startswith(self._prefix) and user.endswith(":pagoda-operator")):
+                continue
+            if "dryRun=All" in entry["requestURI"]:
+                continue
+            if entry["verb"] in ("get", "list", "watch") or ref.get("resource") in (
+                "leases",
+                "events",
+            ):
+                continue
+            if namespace and ref.get("namespace") != namespace:
+                continue
+            subresource = f"/{ref['subresource']}" if ref.get("subresource") else ""
+            found.append(f"{entry['verb']} {ref['resource']}{subresource} {ref.get('name', '')}")
+        return found
+
+    def _entries(self) -> Iterator[Object]:
+        with self._log.open() as lines:
+            lines.seek(self._offset)
+            for line in lines:
+                if line.endswith("\n"):
+                    yield json.loads(line)
