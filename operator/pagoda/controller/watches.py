@@ -4,6 +4,7 @@ Handlers only put the object into the cache and a key into the queue. kopf's own
 (annotations, finalizers, timers, indexes) is not used: at rest it writes nothing to any object.
 """
 
+import asyncio
 import datetime
 import random
 import time
@@ -25,6 +26,7 @@ from pagoda.kube.resources import (
 )
 
 WATCHED = (LLMDEPLOYMENT, *CHILDREN, POD)
+LOGIN_INTERVAL_SECONDS = 5.0
 TOKEN_LIFE = datetime.timedelta(minutes=10)  # projected tokens are renewed well within an hour
 
 
@@ -52,9 +54,14 @@ def registry(
         watched_at: filled with the time of each kind's last event (monotonic).
     """
     handlers = kopf.OperatorRegistry()
+    logged_in_at = -LOGIN_INTERVAL_SECONDS
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
+        # kopf logs in again at once when the API server says 401, and would do so without end.
+        nonlocal logged_in_at
+        await asyncio.sleep(logged_in_at + LOGIN_INTERVAL_SECONDS - time.monotonic())
+        logged_in_at = time.monotonic()
         return await _connection(client)
 
     async def absorb(event: kopf.RawEvent, **_: Any) -> None:
@@ -97,8 +104,9 @@ def _select(tuned: kopf.OperatorSettings, resource: Resource) -> None:
 
 async def _connection(client: KubeClient) -> kopf.ConnectionInfo:
     configuration = client.configuration
+    # "bearer TOKEN" in a pod, "Bearer TOKEN" from a kubeconfig.
     header = await configuration.get_api_key_with_prefix("BearerToken")
-    token = header.removeprefix("Bearer ") if header else None
+    token = header.split()[-1] if header else None
     return kopf.ConnectionInfo(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
