@@ -46,9 +46,11 @@ LABEL org.opencontainers.image.title="pagoda" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=operator-deps /opt/pagoda /opt/pagoda
 COPY --from=operator-app /app/ /
-# Read-only root friendly: byte code is precompiled and only /tmp is ever written.
+# Read-only root friendly: byte code is precompiled and only /tmp is ever written. USER as a
+# variable: kopf and torch ask for the user's name, which a numeric user has not got.
 ENV PATH=/opt/pagoda/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
+    USER=pagoda \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
@@ -88,7 +90,6 @@ LABEL org.opencontainers.image.title="pagoda-runtime" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=runtime-deps /opt/pagoda /opt/pagoda
 COPY --from=runtime-app /app/ /
-# USER as a variable: torch asks for the user's name, which a numeric user has not got.
 ENV PATH=/opt/pagoda/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     USER=pagoda \

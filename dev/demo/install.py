@@ -27,13 +27,20 @@ MODEL_FOLDER = "toy"
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
-def load_images(cluster: Cluster) -> dict[str, str]:
-    """Builds what changed and imports what the cluster has not got; returns target → image name."""
+def load_images(
+    cluster: Cluster, built: Mapping[str, images.Image] | None = None
+) -> dict[str, str]:
+    """Imports what the cluster has not got; returns target → image name.
+
+    Args:
+        cluster: a cluster with a node.
+        built: target → image; without it, all images are built where their sources changed.
+    """
+    built = built or {target: images.make(target) for target in images.TARGETS}
     record = cluster.state / "loaded-images.json"
     loaded: list[str] = json.loads(record.read_text()) if record.exists() else []
     names: dict[str, str] = {}
-    for target in images.TARGETS:
-        image = images.make(target)
+    for target, image in built.items():
         if image.reference not in loaded:
             cluster.load_image(image.archive)
             loaded.append(image.reference)

@@ -1,6 +1,7 @@
 """The demo from beginning to end. Every step can be repeated: a demo that runs is brought up to date."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from dev import images
@@ -25,9 +26,9 @@ def up(console: Console, cluster_name: str) -> None:
         StuckError: something does not become ready; diagnostics have been printed.
         ClusterError: the cluster, an image or the chart failed.
     """
-    cluster, model = _prepare(console, cluster_name)
+    cluster, parts = _prepare(console, cluster_name)
     try:
-        _install(console, cluster, model)
+        _install(console, cluster, parts)
         deployment = _serve(console, cluster)
         console.show()
         console.show(f"$ kubectl -n {NAMESPACE} get llmdeployments")
@@ -40,7 +41,15 @@ def up(console: Console, cluster_name: str) -> None:
     _what_next(console, cluster, address, deployment.model)
 
 
-def _prepare(console: Console, cluster_name: str) -> tuple[Cluster, Path]:
+@dataclass(frozen=True)
+class _Parts:
+    """What is made outside the cluster."""
+
+    images: dict[str, images.Image]
+    model: Path
+
+
+def _prepare(console: Console, cluster_name: str) -> tuple[Cluster, _Parts]:
     """The cluster, with the images built and the model made beside its start."""
     require_packages(["curl"])
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -56,17 +65,18 @@ def _prepare(console: Console, cluster_name: str) -> tuple[Cluster, Path]:
         return cluster, made.result()
 
 
-def _make_parts(console: Console) -> Path:
+def _make_parts(console: Console) -> _Parts:
+    built = {}
     for target in images.TARGETS:
-        with console.task(f"image {images.reference(target)}"):
-            images.build(target)
+        with console.task(f"image of the {target}"):
+            built[target] = images.make(target)
     with console.task("toy model"):
-        return install.toy_model()
+        return _Parts(built, install.toy_model())
 
 
-def _install(console: Console, cluster: Cluster, model: Path) -> None:
+def _install(console: Console, cluster: Cluster, parts: _Parts) -> None:
     with console.task("images into the cluster"):
-        names = install.load_images(cluster)
+        names = install.load_images(cluster, parts.images)
     console.say(f"$ helm upgrade --install {install.RELEASE} charts/pagoda")
     install.install_chart(cluster, names)
     console.wait(
@@ -74,7 +84,7 @@ def _install(console: Console, cluster: Cluster, model: Path) -> None:
         timeout=OPERATOR_SECONDS,
     )
     install.make_namespace(cluster, NAMESPACE)
-    install.offer_model(cluster, model, NAMESPACE)
+    install.offer_model(cluster, parts.model, NAMESPACE)
 
 
 def _serve(console: Console, cluster: Cluster) -> watch.Seen:

@@ -26,7 +26,7 @@ def operator(cluster: Cluster, namespace: str, name: str) -> tuple[bool, str]:
     current = status.get("observedGeneration") == deployment["metadata"]["generation"]
     updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
     total = status.get("replicas", 0)
-    for trouble in _pod_troubles(cluster, namespace, "app.kubernetes.io/component=operator"):
+    for trouble in _pod_troubles(cluster, namespace, deployment):
         raise StuckError(f"operator: {trouble}")
     done = current and updated == ready == total == wanted
     return done, f"operator: {min(ready, wanted)}/{wanted} ready" + (
@@ -97,10 +97,15 @@ def diagnose(console: Console, cluster: Cluster, namespace: str, name: str) -> N
         console.show("\n".join(output[-60:]))
 
 
-def _pod_troubles(cluster: Cluster, namespace: str, selector: str) -> list[str]:
+def _pod_troubles(cluster: Cluster, namespace: str, deployment: dict[str, Any]) -> list[str]:
+    """What is wrong with pods of the current image: those of an older one are being replaced."""
+    labels = deployment["spec"]["selector"]["matchLabels"].items()
+    selector = ",".join(f"{key}={value}" for key, value in labels)
     listed = cluster.kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
     troubles = []
     for pod in json.loads(listed.stdout)["items"]:
+        if _images(pod["spec"]) != _images(deployment["spec"]["template"]["spec"]):
+            continue
         for container in pod["status"].get("containerStatuses", ()):
             waiting = container["state"].get("waiting", {})
             reason = waiting.get("reason", "")
@@ -110,6 +115,10 @@ def _pod_troubles(cluster: Cluster, namespace: str, selector: str) -> list[str]:
                 why = waiting.get("message", "")
                 troubles.append(f"pod {pod['metadata']['name']}: {reason}: {why}")
     return troubles
+
+
+def _images(pod_spec: dict[str, Any]) -> list[str]:
+    return [container["image"] for container in pod_spec["containers"]]
 
 
 def _get(cluster: Cluster, namespace: str, kind: str, name: str) -> dict[str, Any]:
