@@ -8,18 +8,31 @@ Pods reach the host and nothing beyond it: no rule is added to the host's firewa
 forwarding stays as it is.
 """
 
+import socket
 import subprocess
 
 from dev.cluster import addresses
 from dev.cluster.errors import ClusterError
 from dev.cluster.namespaces import enter
+from dev.cluster.state import State
 
 _LINK = "pagoda0"
 
 
-def connect(node: int) -> None:
-    """Join the network namespace of process `node` to the host."""
-    disconnect()
+def connect(state: State, node: int) -> None:
+    """Join the network namespace of process `node` to the host.
+
+    Raises:
+        ClusterError: the host has such a link already, which is not this cluster's.
+    """
+    if _exists():
+        raise ClusterError(
+            f"the network link {_LINK} exists: another node cluster runs on this host, with "
+            "another state folder"
+        )
+    # Noted first: a crash in between must not leave it.
+    state.linked = True
+    state.save()
     _ip("link", "add", _LINK, "type", "veth", "peer", "name", "eth0", "netns", str(node))
     _ip("address", "add", f"{addresses.HOST}/{addresses.LINK_PREFIX}", "dev", _LINK)
     _ip("link", "set", _LINK, "up")
@@ -36,12 +49,15 @@ def connect(node: int) -> None:
     enter(node, "sysctl", "--quiet", "--write", "net.bridge.bridge-nf-call-iptables=1")
 
 
-def disconnect() -> None:
-    """Remove the link and with it the routes; nothing happens if there is none."""
-    known = subprocess.run(["ip", "link", "show", "dev", _LINK], capture_output=True)
-    if known.returncode == 0:
+def disconnect(state: State) -> None:
+    """Remove the cluster's link and with it the routes."""
+    if state.linked and _exists():
         # The kernel removes it too, some time after the namespace is gone: either may be first.
         subprocess.run(["ip", "link", "delete", "dev", _LINK], capture_output=True)
+
+
+def _exists() -> bool:
+    return _LINK in (name for _, name in socket.if_nameindex())
 
 
 def _ip(*arguments: str) -> None:

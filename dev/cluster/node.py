@@ -51,7 +51,7 @@ def prepare(state: State) -> None:
     The control plane listens on the host's end of the link: this comes before it.
     """
     made = namespaces.create(state)
-    network.connect(made.identity.pid)
+    network.connect(state, made.identity.pid)
     cgroups.create(state.name)
     _write(state, "containerd.toml", _containerd_config(state))
     _write(state, "cni-conf/bridge.conflist", json.dumps(_cni_config(), indent=1))
@@ -110,7 +110,7 @@ def start(state: State) -> None:
 
 def remove(state: State) -> None:
     """Remove what the node leaves when its processes are dead."""
-    network.disconnect()
+    network.disconnect(state)
     cgroups.remove(state.name)
     namespaces.remove_mount_points(state)
 

@@ -41,6 +41,8 @@ class State:
     ports: dict[str, int] = field(default_factory=dict)
     # Mount points that the node needed and that were not there: removed with it.
     made_folders: list[str] = field(default_factory=list)
+    # Whether the network link between host and node is this cluster's.
+    linked: bool = False
     # While it is being started: by whom. None once it is up.
     starter: Identity | None = None
 

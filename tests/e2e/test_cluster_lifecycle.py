@@ -90,13 +90,17 @@ def identity(component: str) -> Identity:
     return record.identity
 
 
-def has_started(component: str) -> bool:
-    return processes.record(state_root() / NAME, component) is not None
-
-
-def start_in_another_process() -> subprocess.Popen[bytes]:
+def start_in_another_process(until: str) -> subprocess.Popen[bytes]:
+    """Run the tool; returns when it has started the component `until`."""
     command = [sys.executable, "-m", "dev.cluster", "up", "--name", NAME, "--node"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    tool = subprocess.Popen(command)
+
+    def has_started() -> bool:
+        assert tool.poll() is None
+        return processes.record(state_root() / NAME, until) is not None
+
+    eventually(has_started)
+    return tool
 
 
 def assert_usable(cluster: Cluster) -> None:
@@ -132,8 +136,7 @@ def test_up_repairs_a_node_whose_kubelet_and_containerd_were_killed() -> None:
 @pytest.mark.parametrize("component", ["containerd", "kube-apiserver", "kubelet"])
 def test_down_removes_what_a_killed_tool_had_started(component: str) -> None:
     before = traces()
-    tool = start_in_another_process()
-    eventually(lambda: has_started(component))
+    tool = start_in_another_process(until=component)
     with pytest.raises(ClusterError, match=f"being started by process {tool.pid}"):
         down(NAME)
     tool.send_signal(signal.SIGKILL)
@@ -144,8 +147,7 @@ def test_down_removes_what_a_killed_tool_had_started(component: str) -> None:
 
 def test_an_interrupted_up_cleans_up() -> None:
     before = traces()
-    tool = start_in_another_process()
-    eventually(lambda: has_started("kube-apiserver"))
+    tool = start_in_another_process(until="kube-apiserver")
     tool.send_signal(signal.SIGINT)
     assert tool.wait(timeout=60) == 130
     assert_nothing_left(before)
