@@ -1,0 +1,178 @@
+"""Real server processes on loopback, started and ended by the tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from tests.integration.runtime.alphabet import write_alphabet_model
+
+# Generous, because other work may have the cores; a test that waits this long has failed.
+PATIENCE = 60.0
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """Wait until the condition returns something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class Server:
+    """One `pagoda-runtime serve` process."""
+
+    def __init__(self, model: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "pagoda_runtime", "serve", "--model", str(model)]
+        command += [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--served-model-name",
+            "abc",
+            "alias",
+            *flags,
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.logs: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read_logs)
+        self._reader.start()
+        self.http = httpx.Client(timeout=PATIENCE)
+
+    def _read_logs(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self.logs.append(json.loads(line))
+            except ValueError:
+                self.logs.append({"message": "not JSON", "line": line})
+
+    def log(self, message: str) -> dict[str, Any] | None:
+        """The first log line with this message."""
+        return next((line for line in self.logs if line["message"] == message), None)
+
+    def wait_log(self, message: str) -> dict[str, Any]:
+        """The first log line with this message, as soon as it is there."""
+        return eventually(lambda: self.log(message), f"log line {message!r}, but {self.logs[-3:]}")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.wait_log('listening')['port']}"
+
+    @property
+    def engine_pid(self) -> int:
+        return self.wait_log("engine started")["engine_pid"]
+
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(self.url + path)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.http.post(self.url + path, json=body)
+
+    def complete(self, prompt: str, **body: Any) -> httpx.Response:
+        return self.post("/v1/completions", model="abc", prompt=prompt, **body)
+
+    def wait_ready(self) -> "Server":
+        eventually(lambda: self.get("/readyz").status_code == 200, f"ready, but {self.logs[-3:]}")
+        return self
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=PATIENCE)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; labels beside model_name must match."""
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(f"pagoda_{name}{{") and all(
+                f'{k}="{v}"' in line for k, v in labels.items()
+            ):
+                return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no metric pagoda_{name}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait_exit(self, seconds: float = PATIENCE) -> int:
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if (started := self.log("engine started")) is not None:
+            eventually(lambda: not alive(started["engine_pid"]), "engine process gone")
+        self._reader.join()
+        self.http.close()
+        assert self.log("not JSON") is None
+
+
+def alive(pid: int) -> bool:
+    """True if the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("alphabet")
+    write_alphabet_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shared(model: Path) -> Iterator[Server]:
+    """A ready server for tests that leave it as they found it. 20 ms a token; 30 blocks of 16
+    tokens.
+    """
+    flags = [
+        "--min-step-ms",
+        "20",
+        "--block-size",
+        "16",
+        "--max-num-seqs",
+        "8",
+        "--max-model-len",
+        "400",
+    ]
+    server = Server(
+        model, *flags, "--kv-cache-memory-bytes", str(30 * 16 * 1024), "--drain-delay", "0"
+    )
+    yield server.wait_ready()
+    server.close()
+
+
+@pytest.fixture
+def start(model: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers of one's own: start(*flags)."""
+    servers: list[Server] = []
+
+    def new(*flags: str) -> Server:
+        servers.append(Server(model, *flags))
+        return servers[-1]
+
+    yield new
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def private_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory that servers started from here use for temporary files."""
+    path = tmp_path / "tmp"
+    path.mkdir()
+    monkeypatch.setitem(os.environ, "TMPDIR", str(path))
+    return path

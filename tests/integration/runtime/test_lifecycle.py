@@ -1,0 +1,186 @@
+"""Starting, draining and dying, as the kubelet and the endpoints see it."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.runtime.conftest import Server, alive, eventually
+
+Start = Callable[..., Server]
+ENDLESS = {"model": "abc", "prompt": "a", "max_tokens": 900, "ignore_eos": True, "stream": True}
+
+
+def stream(server: Server, **changes: Any) -> Future[list[Any]]:
+    """Begin a streamed completion; the future holds all its events, once the first one has
+    arrived.
+    """
+    begun: Future[None] = Future()
+
+    def read() -> list[Any]:
+        events: list[Any] = []
+        url = server.url + "/v1/completions"
+        with (
+            httpx.Client(timeout=60) as client,
+            client.stream("POST", url, json=ENDLESS | changes) as response,
+        ):
+            for line in response.iter_lines():
+                if data := line.removeprefix("data: "):
+                    events.append(data if data == "[DONE]" else json.loads(data))
+                    if not begun.done():
+                        begun.set_result(None)
+        return events
+
+    result = ThreadPoolExecutor(1).submit(read)
+    eventually(lambda: begun.done() or result.done(), "first event")
+    return result
+
+
+def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
+    server = start("--min-step-ms", "10", "--drain-delay", "1.5", "--shutdown-timeout", "30")
+
+    # The port is open and the probes answer long before the engine has loaded.
+    assert server.get("/livez").status_code == 200
+    for path in ("/readyz", "/health"):
+        assert (server.get(path).status_code, server.get(path).json()) == (
+            503,
+            {"reason": "loading"},
+        )
+    assert server.get("/metrics").status_code == 200
+    assert server.get("/v1/models").status_code == 503
+    early = server.complete("a")
+    assert (early.status_code, early.json()["error"]["code"]) == (503, "loading")
+    assert "retry-after" in early.headers
+    assert server.log("model loaded") is None, "all of this was while loading"
+
+    server.wait_ready()
+    assert server.metric("generation_tokens_total") == 0, "the self-test is not counted"
+    running = stream(server, max_tokens=300)
+    begun = time.monotonic()
+    server.signal(signal.SIGTERM)
+    eventually(lambda: server.get("/readyz").json() == {"reason": "draining"}, "unready")
+    assert server.complete("abc", max_tokens=1).json()["choices"][0]["text"] == "d", "still serving"
+    refused = eventually(
+        lambda: (r := server.complete("abc", max_tokens=1)).status_code == 503 and r, "refusing"
+    )
+    assert time.monotonic() - begun > 1.4
+    assert refused.json()["error"]["code"] == "draining"
+    assert refused.headers["retry-after"]
+    assert refused.headers["connection"] == "close"
+    assert server.get("/livez").status_code == 200
+
+    events = running.result()
+    assert events[-1] == "[DONE]"
+    assert events[-2]["choices"][0]["finish_reason"] == "length"
+    assert server.wait_exit() == 0
+    assert list(private_tmp.iterdir()) == [], "nothing is left behind"
+
+
+def test_what_does_not_finish_in_time_is_aborted(start: Start) -> None:
+    server = start(
+        "--min-step-ms", "50", "--drain-delay", "0", "--shutdown-timeout", "0.5"
+    ).wait_ready()
+    running = stream(server)
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(server.complete, "a", max_tokens=900, ignore_eos=True)
+        eventually(lambda: server.metric("num_requests_running") == 2, "both running")
+        server.signal(signal.SIGTERM)
+        events = running.result()
+        assert events[-2]["choices"][0]["finish_reason"] == "abort"
+        assert events[-1] == "[DONE]"
+        assert whole.result().json()["choices"][0]["finish_reason"] == "abort"
+    assert server.wait_exit() == 0
+
+
+def test_a_second_sigterm_ends_it_now(start: Start) -> None:
+    server = start(
+        "--min-step-ms", "50", "--drain-delay", "300", "--shutdown-timeout", "300"
+    ).wait_ready()
+    running = stream(server)
+    server.signal(signal.SIGTERM)
+    server.wait_log("draining")
+    server.signal(signal.SIGTERM)
+    assert running.result()[-2]["choices"][0]["finish_reason"] == "abort"
+    assert server.wait_exit(10) == 0
+
+
+def test_sigterm_while_loading_ends_it(start: Start) -> None:
+    server = start()
+    server.wait_log("engine started")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(10) == 0
+
+
+def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    server = start("--min-step-ms", "50", "--termination-log", str(reason_file)).wait_ready()
+    running = stream(server)
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(server.complete, "a", max_tokens=900, ignore_eos=True)
+        eventually(lambda: server.metric("num_requests_running") == 2, "both running")
+        os.kill(server.engine_pid, signal.SIGKILL)
+        assert server.wait_exit(5) == 1
+        assert running.result()[-1]["error"]["code"] == "engine_dead", "an error, not a silent end"
+        assert whole.result().status_code == 503
+        assert whole.result().json()["error"]["code"] == "engine_dead"
+    assert "SIGKILL" in reason_file.read_text()
+    assert "SIGKILL" in server.wait_log("exiting")["reason"]
+
+
+def test_a_hung_engine_fails_liveness_and_dies_with_its_parent(start: Start) -> None:
+    server = start("--step-timeout", "2.5").wait_ready()
+    engine = server.engine_pid
+    os.kill(engine, signal.SIGSTOP)
+    eventually(lambda: server.get("/livez").status_code == 503, "hung")
+    assert server.get("/livez").json()["status"] == "hung"
+    os.kill(engine, signal.SIGCONT)
+    eventually(lambda: server.get("/livez").status_code == 200, "recovered")
+    server.signal(signal.SIGKILL)
+    eventually(lambda: not alive(engine), "no orphan", seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        (
+            "config.json",
+            '{"architectures": ["MambaForCausalLM"]}',
+            "MambaForCausalLM is not supported",
+        ),
+        ("tokenizer.json", "{}", "is not a tokenizer"),
+        ("model.safetensors", None, "holds no model.safetensors"),
+    ],
+)
+def test_a_model_that_cannot_work_ends_the_server_with_the_reason(
+    start: Start, model: Path, tmp_path: Path, file: str, content: str | None, reason: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for source in model.iterdir():
+        if source.name != file:
+            (broken / source.name).symlink_to(source)
+    if content is not None:
+        (broken / file).write_text(content)
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    server = start("--model", str(broken), "--termination-log", str(reason_file))
+    assert server.wait_exit() == 1
+    assert reason in reason_file.read_text()
+
+
+def test_a_taken_port_ends_the_server(start: Start, tmp_path: Path) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = start("--port", str(taken.getsockname()[1]), "--termination-log", str(reason_file))
+        assert server.wait_exit() == 1
+    assert "cannot listen" in reason_file.read_text()
