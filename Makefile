@@ -51,6 +51,7 @@ lint: setup
 	lint-imports --no-logo
 	pagoda crd --check crds/$(CRD)
 	cmp crds/$(CRD) charts/pagoda/files/crds/$(CRD)
+	$(PY) -m dev.docs --check
 
 .PHONY: check
 check: lint ## format, lint, types, contracts, generated files, unit tests (at most 3 minutes)
@@ -65,6 +66,7 @@ test: check cluster-binaries images ## everything CI runs (at most 25 minutes wa
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)
 	cp crds/$(CRD) charts/pagoda/files/crds/$(CRD)
+	$(PY) -m dev.docs
 
 .PHONY: format
 format: setup ## rewrite the sources in the project's format

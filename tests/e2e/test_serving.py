@@ -1,0 +1,216 @@
+"""The whole path on a real node: one YAML becomes pods that answer, and the status is true."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from dev.cluster import Cluster
+from dev.toy_model import ANSWER
+from tests.builders import manifest
+from tests.e2e.install import (
+    OPERATOR,
+    SYSTEM_NAMESPACE,
+    install,
+    offer_toy_model,
+    wait_for_operator,
+)
+from tests.kube import Api, Audit, eventually
+
+SMALL = {"cpu": "500m", "memory": "1Gi"}
+NO_SUCH_SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
+START_TIMEOUT = 120.0  # torch alone takes ten seconds to import on half a core
+
+
+@pytest.fixture(scope="module")
+def pagoda(node_cluster: Cluster) -> Cluster:
+    """The chart, installed as the demo installs it."""
+    install(node_cluster)
+    return node_cluster
+
+
+@pytest.fixture(scope="module")
+def api(pagoda: Cluster) -> Iterator[Api]:
+    """A namespace that enforces restricted pod security, with the toy model in a claim."""
+    name = "serving"
+    pagoda.kubectl("create", "namespace", name)
+    pagoda.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    offer_toy_model(pagoda, name)
+    yield Api(pagoda, name)
+    pagoda.kubectl("delete", "namespace", name, "--timeout=120s")
+
+
+@pytest.fixture(scope="module")
+def toy(api: Api) -> Api:
+    """A toy that serves, slowed down so that streams can be watched."""
+    api.apply(toy_manifest(api))
+    api.kubectl("wait", "--for=condition=Ready", "llmd/toy", f"--timeout={START_TIMEOUT:.0f}s")
+    return api
+
+
+def toy_manifest(api: Api, **fields: Any) -> dict[str, Any]:
+    defaults = {"engine": {"args": ["--min-step-ms=20"]}, "resources": SMALL, "replicas": 1}
+    return manifest("toy", api.namespace, **(defaults | fields))
+
+
+def service_url(api: Api, name: str = "toy") -> str:
+    return f"http://{api.get('service', name)['spec']['clusterIP']}"
+
+
+def pod_url(api: Api, name: str = "toy") -> str:
+    (pod,) = api.list("pods", f"serving.pagoda.dev/llmdeployment={name}")
+    return f"http://{pod['status']['podIP']}:8000"
+
+
+def client(**kwargs: Any) -> httpx.Client:
+    return httpx.Client(trust_env=False, timeout=30, **kwargs)
+
+
+def chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "toy", "messages": [{"role": "user", "content": "Who are you?"}]} | fields
+
+
+def kv_blocks(http: httpx.Client, base: str) -> tuple[float, float]:
+    """Free blocks and all blocks."""
+    text = http.get(f"{base}/metrics").text
+    values = {
+        line.split("{")[0].split(" ")[0]: float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if line.startswith("pagoda_kv_blocks")
+    }
+    return values["pagoda_kv_blocks_free"], values["pagoda_kv_blocks_total"]
+
+
+def test_table_reads_one_of_one(toy: Api):
+    header, row = (line.split() for line in toy.kubectl("get", "llmd", "toy").stdout.splitlines())
+    assert header == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "AGE"]
+    assert row[:5] == ["toy", "toy", "pagoda", "1/1", "Ready"]
+
+
+def test_tokens_arrive_one_by_one(toy: Api):
+    arrivals, text = [], ""
+    with client() as http:
+        body = chat(stream=True)
+        with http.stream("POST", f"{service_url(toy)}/v1/chat/completions", json=body) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    delta = json.loads(line.removeprefix("data: "))["choices"][0]["delta"]
+                    text += delta.get("content") or ""
+                    arrivals.append(time.monotonic())
+    assert text == ANSWER
+    gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+    assert len(gaps) > 20
+    # At 20 ms a step an answer held back anywhere would arrive in one piece.
+    assert sorted(gaps)[len(gaps) // 2] > 0.01
+
+
+def test_client_that_disconnects_frees_its_blocks(toy: Api):
+    base = pod_url(toy)
+    with client() as http:
+        eventually(lambda: kv_blocks(http, base)[0] == kv_blocks(http, base)[1])
+        body = {
+            "model": "toy",
+            "prompt": "x",
+            "max_tokens": 400,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        with http.stream("POST", f"{service_url(toy)}/v1/completions", json=body) as answer:
+            next(answer.iter_lines())
+            free, total = kv_blocks(http, base)
+            assert free < total
+        left = time.monotonic()
+        eventually(lambda: kv_blocks(http, base)[0] == total, what="all blocks are free")
+        assert time.monotonic() - left < 4, "long before the 400 tokens would have ended"
+
+
+def test_scaling_up_and_down(toy: Api):
+    toy.kubectl("scale", "llmd/toy", "--replicas=2")
+    eventually(lambda: toy.get("llmd", "toy")["status"]["ready"] == "2/2", timeout=START_TIMEOUT)
+    assert toy.condition("toy")["status"] == "True"
+    toy.kubectl("scale", "llmd/toy", "--replicas=1")
+    eventually(lambda: toy.get("llmd", "toy")["status"]["ready"] == "1/1")
+
+
+def test_killed_operators_come_back_and_write_nothing(toy: Api):
+    toy.wait_reason("toy", "Ready")
+    record = Audit(toy.cluster.audit_log, "system:serviceaccount:")
+    system = Api(toy.cluster, SYSTEM_NAMESPACE)
+    before = {pod["metadata"]["uid"] for pod in system.list("pods")}
+    system.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
+    wait_for_operator(toy.cluster)
+    eventually(lambda: before.isdisjoint(p["metadata"]["uid"] for p in system.list("pods")))
+    # An edit that only a working leader answers shows that it has been over everything.
+    toy.patch("service", "toy", {"spec": {"selector": {"serving.pagoda.dev/llmdeployment": "x"}}})
+    eventually(
+        lambda: (
+            toy.get("service", "toy")["spec"]["selector"]
+            == {"serving.pagoda.dev/llmdeployment": "toy"}
+        ),
+        timeout=60,
+    )
+    assert record.writes() == ["patch services toy"]
+    assert OPERATOR in system.list("deployments")[0]["metadata"]["name"]
+
+
+def test_change_under_load_loses_no_request(toy: Api):
+    """A new connection each; the old pod takes requests until every kube-proxy knows the new one."""
+    url = f"{service_url(toy)}/v1/completions"
+    revision = toy.get("llmd", "toy")["status"]["revision"]
+    toy.apply(toy_manifest(toy, engine={"args": ["--min-step-ms=10"]}))
+    codes: list[int] = []
+
+    def changed() -> bool:
+        for _ in range(5):
+            with client() as http:
+                body = {"model": "toy", "prompt": "x", "max_tokens": 4}
+                codes.append(http.post(url, json=body).status_code)
+        status = toy.get("llmd", "toy")["status"]
+        pods = toy.list("pods", "serving.pagoda.dev/llmdeployment=toy")
+        return status["revision"] != revision and status["reason"] == "Ready" and len(pods) == 1
+
+    eventually(changed, timeout=START_TIMEOUT + 90)
+    assert len(codes) > 20
+    assert set(codes) == {200}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "message"),
+    [
+        ({"model": {"uri": "pvc://no-such-claim/x"}}, "VolumeUnavailable", "no-such-claim"),
+        ({"model": {"uri": "pvc://models/no-such-folder"}}, "EngineCrashed", "no-such-folder"),
+        ({"engine": {"image": "localhost/no-such:image"}}, "ImagePullFailed", "localhost/no-such:image"),
+        ({"resources": {"cpu": "1000", "memory": "1Gi"}}, "Unschedulable", "Insufficient cpu"),
+        (
+            {"engine": {"env": [{"name": "A", "valueFrom": NO_SUCH_SECRET}]}},
+            "ContainerConfigError",
+            'secret "s" not found',
+        ),
+        ({"engine": {"args": ["--no-such-flag"]}}, "EngineCrashed", "--no-such-flag"),
+    ],
+)  # fmt: skip
+def test_status_names_the_cause(api: Api, fields, reason, message):
+    api.apply(
+        manifest(
+            "broken", api.namespace, **({"resources": {"cpu": "100m", "memory": "1Gi"}} | fields)
+        )
+    )
+    try:
+        assert message in api.wait_reason("broken", reason, timeout=90)["message"]
+        assert api.condition("broken")["status"] == "False"
+    finally:
+        api.delete("llmd", "broken")
+        eventually(
+            lambda: not api.list("pods", "serving.pagoda.dev/llmdeployment=broken"), timeout=60
+        )
+
+
+def test_deletion_leaves_nothing(toy: Api):
+    toy.delete("llmd", "toy")
+    kinds = "deployments,replicasets,pods,services,serviceaccounts,pdb,controllerrevisions"
+    eventually(lambda: not toy.list(kinds, "serving.pagoda.dev/llmdeployment=toy"), timeout=60)
