@@ -5,8 +5,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from dev.cluster.errors import ClusterError
+
+_CNI_FOLDERS = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
+
+# Debian packages, and what shows that their content is here, whoever packaged it: any one of these
+# files or commands.
+_PROOFS = {
+    "containernetworking-plugins": tuple(f"{folder}/ptp" for folder in _CNI_FOLDERS),
+    "gcc": ("gcc",),
+    "iproute2": ("ip",),
+    "iptables": ("iptables",),
+    "libc6-dev": ("/usr/include/stdlib.h",),
+    "libseccomp-dev": ("/usr/include/seccomp.h",),
+    "pkg-config": ("pkg-config",),
+    "procps": ("sysctl",),
+    "util-linux": ("nsenter",),
+}
 
 
 def require_linux() -> None:
@@ -22,19 +39,17 @@ def require_root(what: str) -> None:
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """Install the Debian packages of `names` that are missing.
+    """Install the Debian packages of `names` whose content is missing.
 
     Raises:
         ClusterError: they cannot be installed here; the message lists what to install by hand.
     """
-    missing = [name for name in names if not _installed(name)]
+    missing = [name for name in names if not any(map(_is_there, _PROOFS[name]))]
     if not missing:
         return
     listing = " ".join(missing)
     if shutil.which("apt-get") is None:
-        raise ClusterError(
-            f"these Debian packages, or what is like them here, are needed: {listing}"
-        )
+        raise ClusterError(f"install what Debian has in these packages: {listing}")
     if os.geteuid() != 0:
         raise ClusterError(f"missing packages, install them with: sudo apt-get install {listing}")
     print(f"installing Debian packages: {listing}", file=sys.stderr, flush=True)
@@ -52,9 +67,13 @@ def require_packages(names: Iterable[str]) -> None:
             raise ClusterError(f"apt-get {command[0]} failed ({listing}):\n{tail}")
 
 
-def _installed(name: str) -> bool:
-    if shutil.which("dpkg-query") is None:
-        return False
-    query = ["dpkg-query", "--show", "--showformat=${Status}", name]
-    done = subprocess.run(query, capture_output=True, text=True)
-    return done.stdout == "install ok installed"
+def cni_plugins() -> str:
+    """The folder with the CNI plugins."""
+    return next(folder for folder in _CNI_FOLDERS if _is_there(f"{folder}/ptp"))
+
+
+def _is_there(proof: str) -> bool:
+    """Whether a file exists or, for a bare name, a command."""
+    if proof.startswith("/"):
+        return Path(proof).exists()
+    return shutil.which(proof, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None

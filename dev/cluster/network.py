@@ -1,7 +1,7 @@
 """The link between this host and the network namespace of the node.
 
     host                                   node's network namespace
-    pagoda0 10.213.0.1 ───── veth ───── eth0 10.213.0.2 ── kube-proxy ── cni0 ── pods
+    pagoda0 10.213.0.1 ───── veth ───── eth0 10.213.0.2 ─── kube-proxy ─── veths ─── pods
 
 The host has routes to pods and Services through the link, so tests and the API server reach both.
 Pods reach the host and nothing beyond it: no rule is added to the host's firewall and its
@@ -43,10 +43,8 @@ def connect(state: State, node: int) -> None:
     enter(node, "ip", "route", "add", "default", "via", addresses.HOST)
     for network in (addresses.PODS, addresses.SERVICES):
         _ip("route", "add", network, "via", addresses.NODE, "dev", _LINK)
-    # The namespace's own settings: forwarding between link and bridge, and for traffic between two
-    # pods of one bridge to pass the rules that turn a Service's answers back.
+    # The namespace's own setting, not the host's.
     enter(node, "sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
-    enter(node, "sysctl", "--quiet", "--write", "net.bridge.bridge-nf-call-iptables=1")
 
 
 def disconnect(state: State) -> None:

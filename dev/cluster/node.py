@@ -11,13 +11,12 @@ import httpx
 from dev.cluster import addresses, cgroups, controlplane, images, namespaces, network, processes
 from dev.cluster.build import NODE, binary, build, pinned_version
 from dev.cluster.errors import ClusterError
-from dev.cluster.host import require_packages, require_root
+from dev.cluster.host import cni_plugins, require_packages, require_root
 from dev.cluster.pki import Authority
 from dev.cluster.state import State
 
 _PACKAGES = ("containernetworking-plugins", "iptables", "iproute2", "procps", "util-linux")
 _PAUSE_IMAGE = "localhost/pause:dev"
-_CNI_PLUGINS = "/usr/lib/cni"
 _MANIFESTS = Path(__file__).parent / "manifests"
 
 
@@ -54,7 +53,7 @@ def prepare(state: State) -> None:
     network.connect(state, made.identity.pid)
     cgroups.create(state.name)
     _write(state, "containerd.toml", _containerd_config(state))
-    _write(state, "cni-conf/bridge.conflist", json.dumps(_cni_config(), indent=1))
+    _write(state, "cni-conf/pagoda.conflist", json.dumps(_cni_config(), indent=1))
     config = state.folder / "node" / "containerd.toml"
     # The shim asks the runc on the PATH what it can do, whatever is configured.
     path = f"PATH={binary('runc').parent}:{processes.PATH}"
@@ -190,7 +189,7 @@ state = "/run/containerd"
   restrict_oom_score_adj = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-  bin_dirs = ["{_CNI_PLUGINS}"]
+  bin_dirs = ["{cni_plugins()}"]
   conf_dir = "{state.folder}/node/cni-conf"
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
@@ -204,12 +203,11 @@ state = "/run/containerd"
 
 
 def _cni_config() -> dict[str, object]:
-    bridge = {
-        "type": "bridge",
-        "bridge": "cni0",
-        "isGateway": True,
-        # A pod may reach itself through its Service.
-        "hairpinMode": True,
+    # Every pod has its own link to the node and everything is routed: unlike with a bridge, traffic
+    # between two pods passes the rules of Services without a kernel module (br_netfilter) that
+    # would change the host.
+    link = {
+        "type": "ptp",
         "ipam": {
             "type": "host-local",
             "ranges": [[{"subnet": addresses.PODS}]],
@@ -217,7 +215,7 @@ def _cni_config() -> dict[str, object]:
         },
     }
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return {"cniVersion": "1.0.0", "name": "pagoda", "plugins": [bridge, portmap]}
+    return {"cniVersion": "1.0.0", "name": "pagoda", "plugins": [link, portmap]}
 
 
 def _kubelet_config(state: State) -> dict[str, object]:
