@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import shutil
 import subprocess
+import time
 
 from dev.demo.console import Console, StuckError
 
@@ -20,12 +22,15 @@ def ask(console: Console, address: str, model: str) -> str:
     Raises:
         StuckError: no answer, or one that does not end as a stream should.
     """
+    if shutil.which("curl") is None:
+        raise StuckError("there is no curl on the PATH to ask the question with: install it")
     console.show(f"\n$ {command(address, model)}\n")
     # kube-proxy may not have heard of the pod yet.
     patient = ["--silent", "--show-error", "--fail-with-body", "--max-time", "120"]
     patient += ["--retry", "10", "--retry-delay", "1", "--retry-connrefused"]
     curl, *arguments = _arguments(address, model)
     pieces: list[str] = []
+    begun, first = time.monotonic(), 0.0
     rest: list[str] = []
     finished = False
     with subprocess.Popen(
@@ -42,6 +47,7 @@ def ask(console: Console, address: str, model: str) -> str:
                 finished = True
             elif line.startswith("data: "):
                 piece = _text(data)
+                first = first or time.monotonic()
                 pieces.append(piece)
                 console.stream(piece)
             elif data:
@@ -50,7 +56,8 @@ def ask(console: Console, address: str, model: str) -> str:
     answer = "".join(pieces)
     if process.returncode != 0 or not finished or not answer:
         raise StuckError(f"no complete answer, curl ended with {process.returncode}: {rest[-5:]}")
-    console.say(f"{len(pieces)} server-sent events")
+    seconds = time.monotonic() - begun
+    console.say(f"{len(pieces)} events in {seconds:.1f} s, the first after {first - begun:.2f} s")
     return answer
 
 

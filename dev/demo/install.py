@@ -151,7 +151,7 @@ def offer_model(
     *,
     make_claim: bool = False,
 ) -> None:
-    """Makes a local PersistentVolume of `folder`, reserved for the claim of that name.
+    """Makes a local PersistentVolume of a copy of `folder`, reserved for the claim of that name.
 
     Args:
         cluster: a cluster with a node, which sees this machine's files.
@@ -165,6 +165,9 @@ def offer_model(
     if cluster.kubectl(*phase).stdout in ("Released", "Failed"):
         # It remembers a claim that is gone and would never be bound again.
         cluster.kubectl("delete", "pv", name)
+    # The copy lives as long as the cluster: a volume's path can never be changed.
+    copy = cluster.state / "volumes" / name
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
     modes = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"]
     volume = {
         "apiVersion": "v1",
@@ -180,7 +183,7 @@ def offer_model(
                 "namespace": namespace,
                 "name": claim,
             },
-            "local": {"path": str(folder)},
+            "local": {"path": str(copy)},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [_ANY_NODE]}},
         },
     }

@@ -7,7 +7,6 @@ from pathlib import Path
 from dev import images
 from dev.cluster import Cluster, ClusterError, attach, binary
 from dev.cluster import up as start_cluster
-from dev.cluster.host import require_packages
 from dev.demo import chat, install, watch
 from dev.demo.console import Console, StuckError
 
@@ -51,7 +50,6 @@ class _Parts:
 
 def _prepare(console: Console, cluster_name: str) -> tuple[Cluster, _Parts]:
     """The cluster, with the images built and the model made beside its start."""
-    require_packages(["curl"])
     with ThreadPoolExecutor(max_workers=1) as pool:
         made = pool.submit(_make_parts, console)
         try:

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from dev.cluster.build import cache_folder
 from dev.cluster.errors import ClusterError
-from dev.cluster.host import require_linux, require_packages, require_root
-from dev.images import spec
+from dev.cluster.host import require_linux, require_root
+from dev.images import spec, tools
 
 # Archives that stay in the cache, of each image.
 KEPT = 3
-
-_PACKAGES = ("buildah", "debian-archive-keyring", "mmdebstrap", "util-linux")
 
 
 class ImageError(ClusterError):
@@ -65,7 +63,7 @@ def make(target: str) -> Image:
     require_linux()
     require_root("building images")
     with _lock():
-        require_packages(_PACKAGES)
+        tools.require()
         return _build(wanted)
 
 
