@@ -78,7 +78,23 @@ def load(node: int, path: Path) -> list[str]:
     """
     with path.open("rb") as archive:
         output = _ctr(node, "images", "import", "--local", "-", stdin=archive)
-    return re.findall(r"^unpacking (\S+) ", output, re.MULTILINE)
+    names: list[str] = re.findall(r"^unpacking (\S+) ", output, re.MULTILINE)
+    for name in names:
+        if (full := full_name(name)) != name:
+            _ctr(node, "images", "tag", "--force", name, full)
+            _ctr(node, "images", "remove", name)
+    return names
+
+
+def full_name(name: str) -> str:
+    """What the kubelet makes of a short image name; containerd knows images by this one only.
+
+    Archives written by buildah or podman have the short name if they were given it.
+    """
+    host, slash, _ = name.partition("/")
+    if slash and (host == "localhost" or "." in host or ":" in host):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
 
 
 def _ctr(node: int, *arguments: str, stdin: IO[bytes] | None = None) -> str:

@@ -2,7 +2,9 @@ import json
 import tarfile
 from pathlib import Path
 
-from dev.cluster.images import Image, write_archive
+import pytest
+
+from dev.cluster.images import Image, full_name, write_archive
 
 
 def test_archive_has_what_its_descriptors_name(tmp_path: Path) -> None:
@@ -38,3 +40,17 @@ def test_same_files_make_the_same_archive(tmp_path: Path) -> None:
     image = Image("localhost/x:1", {"x": program}, ("/x",))
     first, second = (write_archive(image, tmp_path / name) for name in ("1.tar", "2.tar"))
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("x:1", "docker.io/library/x:1"),
+        ("team/x:1", "docker.io/team/x:1"),
+        ("localhost/x:1", "localhost/x:1"),
+        ("example.org/x:1", "example.org/x:1"),
+        ("host:5000/x", "host:5000/x"),
+    ],
+)
+def test_full_name_of_an_image(name: str, full: str) -> None:
+    assert full_name(name) == full
