@@ -8,7 +8,7 @@ import pytest
 from pagoda_runtime.config import ConfigError
 from pagoda_runtime.server.chat import ChatTemplateError, SamplingDefaults, TextModel
 
-from dev.toy_model import TEMPLATE, byte_tokenizer
+from dev.toy_model import END, TEMPLATE, byte_tokenizer
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -91,7 +91,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     [
         ({"generation_config": {"eos_token_id": [3, 4]}, "config": {"eos_token_id": 5}}, (3, 4)),
         ({"config": {"eos_token_id": 5}}, (5,)),
-        ({"tokenizer_config": {"eos_token": "<|end|>"}}, (256,)),
+        ({"tokenizer_config": {"eos_token": "<|end|>"}}, (END,)),
         ({}, ()),
     ],
 )
