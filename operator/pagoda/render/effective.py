@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pagoda.api.v1alpha1 import EnvVar, LLMDeploymentSpec, Scheduling
 from pagoda.engines import ENGINES, EngineProfile, LaunchRequest
@@ -114,4 +115,13 @@ def spec_hash(spec: LLMDeploymentSpec) -> str:
     Counts and the Service do not. Defaults are not part of it either: neither a newer operator nor
     another default image may restart pods by itself (`pagoda.render.template`).
     """
-    return digest(spec.model_dump(mode="json", exclude_none=True, exclude={"replicas", "expose"}))
+    written = spec.model_dump(mode="json", exclude_none=True, exclude={"replicas", "expose"})
+    return digest(_without_empty(written))
+
+
+def _without_empty(value: Any) -> Any:
+    """Drop empty objects and lists: `rollout: {}` says no more than nothing."""
+    if isinstance(value, dict):
+        kept = {key: _without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item not in ({}, [])}
+    return value

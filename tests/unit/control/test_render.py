@@ -125,6 +125,15 @@ def test_new_default_image_restarts_nothing_and_is_offered():
     assert before.choice.available is None
 
 
+@pytest.mark.parametrize(
+    "change", [{"replicas": 5}, {"expose": {"service": {"port": 8080}}}, {"rollout": {}}]
+)
+def test_scaling_after_an_upgrade_restarts_nothing(change):
+    before = plan(images={"pagoda": "x:1"})
+    after = plan(images={"pagoda": "x:2"}, revisions=pinned_revisions(before), **change)
+    assert after.image == "x:1"
+
+
 def test_newer_rendering_is_taken_by_naming_it():
     before = plan(images={"pagoda": "x:1"})
     offered = plan(images={"pagoda": "x:2"}, revisions=pinned_revisions(before)).choice.available
