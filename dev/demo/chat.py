@@ -9,6 +9,7 @@ import time
 from dev.demo.console import Console, StuckError
 
 QUESTION = "What are you?"
+MAX_TOKENS = 200
 
 
 def command(address: str, model: str) -> str:
@@ -62,7 +63,8 @@ def ask(console: Console, address: str, model: str) -> str:
 
 
 def _arguments(address: str, model: str) -> list[str]:
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    question = [{"role": "user", "content": QUESTION}]
+    body = {"model": model, "messages": question, "max_tokens": MAX_TOKENS, "stream": True}
     url = f"http://{address}/v1/chat/completions"
     return ["curl", "-N", url, "-H", "Content-Type: application/json", "-d", json.dumps(body)]
 

@@ -165,9 +165,11 @@ def offer_model(
     if cluster.kubectl(*phase).stdout in ("Released", "Failed"):
         # It remembers a claim that is gone and would never be bound again.
         cluster.kubectl("delete", "pv", name)
-    # The copy lives as long as the cluster: a volume's path can never be changed.
+    # The copy lives as long as the cluster and is never written again: a volume's path cannot be
+    # changed, and engines have mapped the weights.
     copy = cluster.state / "volumes" / name
-    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    if not copy.exists():
+        shutil.copytree(folder, copy)
     modes = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"]
     volume = {
         "apiVersion": "v1",
