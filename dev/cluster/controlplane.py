@@ -108,13 +108,13 @@ def start(state: State) -> None:
     for component in ("kube-controller-manager", "kube-scheduler")[: 1 + state.scheduler]:
         wait_ready(state, component)
     # Until this exists the ServiceAccount admission refuses every pod.
-    client = api_client(state)
-    wait_until(
-        state,
-        "kube-controller-manager",
-        "made the service account `default`",
-        lambda: client.get("/api/v1/namespaces/default/serviceaccounts/default").is_success,
-    )
+    with api_client(state) as client:
+        wait_until(
+            state,
+            "kube-controller-manager",
+            "made the service account `default`",
+            lambda: client.get("/api/v1/namespaces/default/serviceaccounts/default").is_success,
+        )
 
 
 def api_client(state: State) -> httpx.Client:
@@ -126,8 +126,8 @@ def wait_ready(state: State, component: str) -> None:
     """Wait until a control plane component says that it is ready."""
     path = "/readyz" if component == "kube-apiserver" else "/healthz"
     url = f"https://{address(state)}:{state.ports[component]}"
-    client = _https_client(state, url)
-    wait_until(state, component, "is ready", lambda: client.get(path).is_success)
+    with _https_client(state, url) as client:
+        wait_until(state, component, "is ready", lambda: client.get(path).is_success)
 
 
 def wait_until(

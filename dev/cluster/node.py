@@ -5,6 +5,7 @@ import string
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -96,7 +97,11 @@ def start(state: State) -> None:
         SERVICE=addresses.DNS_SERVICE,
         DOMAIN=addresses.DNS_DOMAIN,
     )
-    controlplane.wait_until(state, "kubelet", "the node is ready", lambda: _is_ready(state))
+    with controlplane.api_client(state) as client:
+        path = f"/api/v1/nodes/{node_name(state)}"
+        controlplane.wait_until(
+            state, "kubelet", "the node is ready", lambda: _is_ready(client.get(path).json())
+        )
     # Through the Service: that kube-proxy and the pod network work is waited for as well.
     url = f"http://{addresses.DNS_SERVICE}:8181/ready"
     controlplane.wait_until(
@@ -128,9 +133,8 @@ def _load_own_images(state: State) -> str:
     return coredns.name
 
 
-def _is_ready(state: State) -> bool:
-    answer = controlplane.api_client(state).get(f"/api/v1/nodes/{node_name(state)}")
-    conditions = answer.json().get("status", {}).get("conditions", [])
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 

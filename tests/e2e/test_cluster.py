@@ -1,13 +1,7 @@
 """What the rest of the project relies on in the development cluster's node."""
 
-import base64
-import http.server
 import json
-import ssl
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +9,7 @@ import httpx
 import pytest
 
 from dev.cluster import Cluster, ClusterError, addresses, binary
-from dev.cluster.pki import Authority
+from tests import aggregated_api
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -232,52 +226,12 @@ def test_eviction_is_held_by_a_disruption_budget(
     wait(node_cluster, namespace, "pod/web", "delete")
 
 
-class AggregatedApi(http.server.BaseHTTPRequestHandler):
-    """An API group without resources, which tells who asked."""
-
-    def do_GET(self) -> None:
-        body = json.dumps(
-            {
-                "kind": "APIResourceList",
-                "apiVersion": "v1",
-                "groupVersion": "test.pagoda.dev/v1",
-                "resources": [],
-                "asked_by": self.headers.get("X-Remote-User"),
-            }
-        ).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
-@contextmanager
-def serving_https(cluster: Cluster, folder: Path, *hosts: str) -> Iterator[int]:
-    """Serve the aggregated API on the host; yields the port."""
-    authority = Authority.create(folder, "aggregated-ca")
-    pair = authority.issue("aggregated", "aggregated", hosts=hosts)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.certificate, pair.key)
-    # Who asks must be the cluster's API server.
-    context.load_verify_locations(cluster.state / "pki" / "front-proxy-ca.crt")
-    context.verify_mode = ssl.CERT_REQUIRED
-    with http.server.ThreadingHTTPServer((addresses.HOST, 0), AggregatedApi) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
 def test_aggregated_api_served_by_the_host(
     node_cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    with serving_https(node_cluster, tmp_path, f"api.{namespace}.svc") as port:
-        slice_ = {
+    name = f"api.{namespace}.svc"
+    with aggregated_api.serving(node_cluster, tmp_path, addresses.HOST, name) as (port, bundle):
+        endpoints = {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": "api", "labels": {"kubernetes.io/service-name": "api"}},
@@ -286,27 +240,12 @@ def test_aggregated_api_served_by_the_host(
             "endpoints": [{"addresses": [addresses.HOST]}],
         }
         front = service("api", ports=[{"port": 443, "targetPort": port}], selector=None)
-        ca = base64.b64encode((tmp_path / "aggregated-ca.crt").read_bytes()).decode()
-        registration = {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": "v1.test.pagoda.dev"},
-            "spec": {
-                "group": "test.pagoda.dev",
-                "version": "v1",
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-                "service": {"namespace": namespace, "name": "api"},
-                "caBundle": ca,
-            },
-        }
-        apply(node_cluster, namespace, slice_, front, registration)
+        registration = aggregated_api.registration(namespace, "api", 443, bundle)
+        apply(node_cluster, namespace, endpoints, front, registration)
         try:
-            wait(node_cluster, namespace, "apiservice/v1.test.pagoda.dev", "condition=Available")
-            raw = node_cluster.kubectl("get", "--raw", "/apis/test.pagoda.dev/v1").stdout
-            assert json.loads(raw)["asked_by"] == "admin"
+            assert aggregated_api.asked_by(node_cluster) == "admin"
         finally:
-            node_cluster.kubectl("delete", "apiservice", "v1.test.pagoda.dev")
+            node_cluster.kubectl("delete", "apiservice", aggregated_api.NAME)
 
 
 def test_load_image_refuses_what_is_no_archive(node_cluster: Cluster, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev.cluster import Cluster, ClusterError, attach, processes, up
+from tests import aggregated_api
 
 NAMES = iter(range(1000))
 
@@ -75,6 +76,26 @@ def test_another_user_may_do_what_is_bound_to_it(control_plane: Cluster, namespa
         "create", "rolebinding", "readers", "--clusterrole=view", "--group=readers", "-n", namespace
     )
     eventually(may_list_pods)
+
+
+def test_aggregated_api_served_by_the_host(
+    control_plane: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """The way for tests without a node: an ExternalName that is this host."""
+    name = f"api.{namespace}.svc"
+    with aggregated_api.serving(control_plane, tmp_path, "127.0.0.1", name) as (port, bundle):
+        spec = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"}, "spec": spec}
+        create(control_plane, namespace, service)
+        create(
+            control_plane,
+            namespace,
+            aggregated_api.registration(namespace, "api", port, bundle),
+        )
+        try:
+            assert aggregated_api.asked_by(control_plane) == "admin"
+        finally:
+            control_plane.kubectl("delete", "apiservice", aggregated_api.NAME)
 
 
 def test_audit_log_has_every_write_and_no_read(control_plane: Cluster, namespace: str) -> None:
