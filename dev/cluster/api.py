@@ -107,8 +107,9 @@ class Cluster:
         self.start_component("kube-apiserver")
 
     def down(self) -> None:
-        """Stop the cluster and remove everything it made."""
-        down(self.name)
+        """Stop the cluster and remove everything it made; nothing happens if it is gone."""
+        if self.state.exists():
+            down(self.name)
 
     def __enter__(self) -> "Cluster":
         return self
@@ -229,9 +230,9 @@ def _refuse_second_node() -> None:
 
 
 def _refuse_if_starting(state: State | None) -> None:
-    if state is not None and state.starting and state.starter is not None:
-        if state.starter.pid == os.getpid():
-            return
+    if state is None or state.starter is None or not state.starter.alive:
+        return
+    if state.starter.pid != os.getpid():  # our own failed attempt is ours to remove
         raise ClusterError(
             f"cluster {state.name!r} is being started by process {state.starter.pid}"
         )

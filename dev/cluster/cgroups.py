@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
+_CONTROLLERS = {"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
 
 
 def name(cluster: str) -> str:
@@ -13,6 +14,8 @@ def name(cluster: str) -> str:
 
 def create(cluster: str) -> None:
     """Make it, empty, in every hierarchy."""
+    if _is_version_2():
+        _delegate_controllers()
     for hierarchy in _hierarchies():
         folder = hierarchy / name(cluster).lstrip("/")
         folder.mkdir(exist_ok=True)
@@ -44,9 +47,20 @@ def _rmdir(folder: Path) -> None:
             time.sleep(0.02)
 
 
+def _delegate_controllers() -> None:
+    """Let cgroups below the root have the controllers that a kubelet asks for."""
+    available = (_ROOT / "cgroup.controllers").read_text().split()
+    for controller in _CONTROLLERS.intersection(available):
+        (_ROOT / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _is_version_2() -> bool:
+    return (_ROOT / "cgroup.controllers").exists()
+
+
 def _hierarchies() -> list[Path]:
     """The root of the one hierarchy of version 2, or of each of version 1."""
-    if (_ROOT / "cgroup.controllers").exists():
+    if _is_version_2():
         return [_ROOT]
     # cpu and cpuacct may be links to one folder.
     return sorted({path.resolve() for path in _ROOT.iterdir() if (path / "cgroup.procs").exists()})
