@@ -53,9 +53,11 @@ def serving(cluster: Cluster, folder: Path, address: str, *hosts: str) -> Iterat
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         bundle = base64.b64encode(authority.pair.certificate.read_bytes()).decode()
-        yield server.server_address[1], bundle
-        server.shutdown()
-        thread.join()
+        try:
+            yield server.server_address[1], bundle
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def registration(namespace: str, service: str, port: int, bundle: str) -> dict[str, Any]:

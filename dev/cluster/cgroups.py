@@ -1,5 +1,6 @@
 """The cgroup below which the kubelet keeps its pods, in whatever hierarchies the host has."""
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -7,17 +8,20 @@ _ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = {"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
 
 
-def name(cluster: str) -> str:
-    """The path of the cluster's cgroup, from the root of each hierarchy."""
-    return f"/pagoda-{cluster}"
+def name(state: Path) -> str:
+    """The path of the cgroup of a state folder, from the root of each hierarchy.
+
+    No other folder has it, wherever it is: a kubelet kills what it does not know in its cgroup.
+    """
+    return f"/pagoda-{state.name}-{hashlib.sha256(bytes(state)).hexdigest()[:8]}"
 
 
-def create(cluster: str) -> None:
+def create(state: Path) -> None:
     """Make it, empty, in every hierarchy."""
     if _is_version_2():
         _delegate_controllers()
     for hierarchy in _hierarchies():
-        folder = hierarchy / name(cluster).lstrip("/")
+        folder = hierarchy / name(state).lstrip("/")
         folder.mkdir(exist_ok=True)
         # Version 1: a cpuset takes no process before it has processors and memory.
         for setting in ("cpuset.cpus", "cpuset.mems"):
@@ -25,10 +29,10 @@ def create(cluster: str) -> None:
                 (folder / setting).write_text((hierarchy / setting).read_text())
 
 
-def remove(cluster: str) -> None:
+def remove(state: Path) -> None:
     """Remove it and what the kubelet made below; its processes are gone."""
     for hierarchy in _hierarchies():
-        folder = hierarchy / name(cluster).lstrip("/")
+        folder = hierarchy / name(state).lstrip("/")
         if folder.is_dir():
             for inner in sorted(folder.rglob("*/"), reverse=True):
                 _rmdir(inner)

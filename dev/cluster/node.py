@@ -52,7 +52,7 @@ def prepare(state: State) -> None:
     """
     made = namespaces.create(state)
     network.connect(state, made.identity.pid)
-    cgroups.create(state.name)
+    cgroups.create(state.folder)
     _write(state, "containerd.toml", _containerd_config(state))
     _write(state, "cni-conf/pagoda.conflist", json.dumps(_cni_config(), indent=1))
     config = state.folder / "node" / "containerd.toml"
@@ -115,7 +115,7 @@ def start(state: State) -> None:
 def remove(state: State) -> None:
     """Remove what the node leaves when its processes are dead."""
     network.disconnect(state)
-    cgroups.remove(state.name)
+    cgroups.remove(state.folder)
     namespaces.remove_mount_points(state)
 
 
@@ -239,7 +239,7 @@ def _kubelet_config(state: State) -> dict[str, object]:
         "clusterDNS": [addresses.DNS_SERVICE],
         "clusterDomain": addresses.DNS_DOMAIN,
         "resolvConf": str(state.folder / "node" / "resolv.conf"),
-        "cgroupRoot": cgroups.name(state.name),
+        "cgroupRoot": cgroups.name(state.folder),
         "cgroupDriver": "cgroupfs",
         "failCgroupV1": False,
         "failSwapOn": False,
