@@ -156,7 +156,6 @@ def test_local_volume(
             "accessModes": ["ReadWriteOnce"],
             "storageClassName": "local",
             "local": {"path": str(tmp_path)},
-            "claimRef": {"namespace": namespace, "name": "claim"},
             "nodeAffinity": {
                 "required": {
                     "nodeSelectorTerms": [
@@ -192,6 +191,10 @@ def test_local_volume(
         volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "claim"}}],
         container={"volumeMounts": [{"name": "data", "mountPath": "/data"}]},
     )
+    mode = node_cluster.kubectl(
+        "get", "storageclass", "local", "-o", "jsonpath={.volumeBindingMode}"
+    )
+    assert mode.stdout == "WaitForFirstConsumer"
     apply(node_cluster, namespace, volume, claim, writer)
     try:
         wait(node_cluster, namespace, "pod/writer", "jsonpath={.status.phase}=Succeeded")
