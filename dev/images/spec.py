@@ -22,6 +22,9 @@ _NOT_INSTALLED = (
     "/usr/share/man/*",
 )
 
+# mmdebstrap copies these from the machine that it runs on; container runtimes bring their own.
+_OF_THIS_MACHINE = ("/etc/resolv.conf", "/etc/hostname")
+
 
 @dataclass(frozen=True)
 class Base:
@@ -43,11 +46,9 @@ class Base:
         # dpkg lets the last match decide, so the copyright files stay.
         options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_INSTALLED]
         options += ["--dpkgopt=path-include=/usr/share/doc/*/copyright"]
-        if self.delete:
-            # $1 is the root of the new system; the shell expands the patterns.
-            paths = " ".join(f'"$1"{pattern}' for pattern in self.delete)
-            options += [f"--customize-hook=rm -r {paths}"]
-        return options
+        # $1 is the root of the new system; the shell expands the patterns.
+        paths = " ".join(f'"$1"{pattern}' for pattern in (*_OF_THIS_MACHINE, *self.delete))
+        return [*options, f"--customize-hook=rm -r {paths}"]
 
     @property
     def key(self) -> str:

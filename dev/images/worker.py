@@ -15,7 +15,7 @@ from dev.images import pip_settings, spec
 from dev.images.build import images_folder
 
 # Each build adds some twenty small images of intermediate steps, which are the layer cache.
-MAX_CACHED_IMAGES = 200
+MAX_CACHED_IMAGES = 600
 
 
 class Store:
@@ -53,8 +53,11 @@ def main() -> None:
     target = spec.TARGETS[name]
     store = Store(images_folder() / "layers")
     store.run("rm", "--all")  # working containers of builds that failed or were killed
-    _drop_old_layers(store)
-    _ensure_base(store, target.base)
+    has_base = any(target.base.tag in names for names in store.names().values())
+    if not has_base or len(store.names()) > MAX_CACHED_IMAGES:
+        _drop_old_layers(store)
+    if not has_base:
+        _make_base(store, target.base)
     # A short name would be looked up as localhost/…, which the kubelet does not ask for.
     full_name = f"docker.io/library/{reference}"
     store.run("bud", *_build_options(target), "--tag", full_name, context)
@@ -73,9 +76,7 @@ def _build_options(target: spec.Target) -> list[str]:
     return options
 
 
-def _ensure_base(store: Store, base: spec.Base) -> None:
-    if any(base.tag in names for names in store.names().values()):
-        return
+def _make_base(store: Store, base: spec.Base) -> None:
     with tempfile.TemporaryDirectory(prefix="base-") as folder:
         tar = Path(folder) / "base.tar"
         _debootstrap(base, tar)
@@ -91,13 +92,14 @@ def _debootstrap(base: spec.Base, tar: Path) -> None:
 
 
 def _drop_old_layers(store: Store) -> None:
-    """Keeps the store from growing for ever; the price is one build without cached layers."""
-    names = store.names()
-    if len(names) <= MAX_CACHED_IMAGES:
-        return
+    """Removes all but the bases in use: the next build of each image has no cached layers.
+
+    Keeps the store from growing for ever. A new base is a good moment: most layers are on the old.
+    """
     bases = {target.base.tag for target in spec.TARGETS.values()}
-    old = [image for image, tags in names.items() if not bases.intersection(tags)]
-    store.run("rmi", "--force", *old)
+    old = [image for image, tags in store.names().items() if not bases.intersection(tags)]
+    if old:
+        store.run("rmi", "--force", *old)
 
 
 def _can_overlay(folder: Path) -> bool:
