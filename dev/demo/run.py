@@ -57,10 +57,19 @@ def _prepare(console: Console, cluster_name: str) -> tuple[Cluster, _Parts]:
             console.say(f"the cluster {cluster_name} runs already")
         except ClusterError:
             with console.task("cluster (kube-apiserver, kubelet and the rest; built if need be)"):
-                cluster = start_cluster(cluster_name, node=True)
+                cluster = _start_cluster(console, cluster_name)
         # Only now, so that no second Go build competes with that of the cluster.
         binary("helm")
         return cluster, made.result()
+
+
+def _start_cluster(console: Console, name: str) -> Cluster:
+    try:
+        return start_cluster(name, node=True)
+    except ClusterError as error:
+        # The other work is not stopped halfway, and what it makes is cached.
+        console.say(f"the cluster did not start, waiting for images and model to end: {error}")
+        raise
 
 
 def _make_parts(console: Console) -> _Parts:
