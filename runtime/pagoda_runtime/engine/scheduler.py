@@ -90,28 +90,25 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Choose the next step's chunks. Empty only if there is no work."""
-        chunks: dict[str, Chunk] = {}
+        chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
         preempted = False
 
         decoding = [r for r in self.running if r.num_pending == 1]
         prefilling = [r for r in self.running if r.num_pending > 1]
         for request in decoding + prefilling:
-            if request not in self.running:
-                continue  # Preempted for an earlier one in this very loop.
-            if budget == 0:
-                break
-            chunk = Chunk(request, request.num_computed, min(request.num_pending, budget))
-            while not self._grow(request, chunk.end):
-                victim = self._preempt_newest()
+            if request not in self.running or budget == 0:
+                continue  # Preempted for an older one, in this very loop; or its turn is the next step.
+            # Only a decoding request needs new blocks: admission gave blocks for all tokens known
+            # then. So whoever is preempted is newer than everything in `chunks`.
+            while request in self.running and not self._grow(request):
+                self._preempt_newest()
                 preempted = True
-                if victim.id in chunks:
-                    budget += chunks.pop(victim.id).length
-                if victim is request:
-                    break
-            else:
-                chunks[request.id] = chunk
-                budget -= chunk.length
+            if request in self.running:
+                chunks.append(
+                    Chunk(request, request.num_computed, min(request.num_pending, budget))
+                )
+                budget -= chunks[-1].length
 
         # After a preemption nothing is admitted: the first in line is the one just preempted.
         while (
@@ -120,10 +117,9 @@ class Scheduler:
             request = self.waiting[0]
             if not self._admit(request):
                 break
-            chunk = Chunk(request, 0, min(request.num_pending, budget))
-            chunks[request.id] = chunk
-            budget -= chunk.length
-        return list(chunks.values())
+            chunks.append(Chunk(request, 0, min(request.num_pending, budget)))
+            budget -= chunks[-1].length
+        return chunks
 
     def update(self, chunks: Iterable[Chunk], sampled: Mapping[str, int]) -> None:
         """Record a step: its chunks are computed, `sampled` has the next token of those that
@@ -158,19 +154,16 @@ class Scheduler:
         self.running.append(self.waiting.popleft())
         return True
 
-    def _grow(self, request: Request, num_tokens: int) -> bool:
-        """Give a running request blocks for its first `num_tokens` tokens; False if too few are
-        free.
-        """
-        blocks = self.pool.allocate(
-            max(0, self.pool.blocks_for(num_tokens) - len(request.block_table))
-        )
+    def _grow(self, request: Request) -> bool:
+        """Give a running request blocks for all its known tokens; False if too few are free."""
+        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_table)
+        blocks = self.pool.allocate(missing)
         if blocks is None:
             return False
         request.block_table += blocks
         return True
 
-    def _preempt_newest(self) -> Request:
+    def _preempt_newest(self) -> None:
         """Take the newest running request's blocks; it waits first in line and recomputes.
 
         With one request running this is never reached: it has the whole pool, and `add` saw that it
@@ -182,7 +175,6 @@ class Scheduler:
         victim.num_computed = 0
         self.waiting.appendleft(victim)
         self.num_preemptions += 1
-        return victim
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason = reason

@@ -73,3 +73,11 @@ def test_uniform_depends_on_its_arguments_alone(seed: int, position: int) -> Non
 def test_impossible_tokens_are_never_chosen() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0]])
     assert {sample(logits, [d])[0] for d in draws(200)} == {1, 3}
+
+
+def test_an_impossible_first_token_is_not_chosen_even_by_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sampler, "uniform", lambda seed, position: 0.0)
+    logits = torch.tensor([[-torch.inf, 0.0]])
+    assert sample(logits, draws(1)) == [1]

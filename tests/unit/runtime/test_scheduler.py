@@ -97,6 +97,12 @@ def test_a_request_that_needs_every_block_runs() -> None:
     assert s.pool.num_free == 8
 
 
+def test_a_prompt_that_needs_every_block_is_admitted() -> None:
+    s = scheduler(blocks=8, budget=32)
+    s.add(request("whole", 31, 1))
+    assert step(s) == [("whole", 0, 31)]
+
+
 def test_end_of_sequence_ends() -> None:
     s = scheduler()
     a = request("a", 2, 9)
