@@ -120,7 +120,7 @@ class Audit:
         found = []
         for entry in self._entries():
             ref = entry.get("objectRef", {})
-            user = entry["user"]["username"]
+            user = entry["user"].get("username", "")
             if not (user.startswith(self._prefix) and user.endswith(":pagoda-operator")):
                 continue
             if "dryRun=All" in entry["requestURI"]:
