@@ -94,11 +94,13 @@ class Scheduler:
         budget = self.max_num_batched_tokens
         preempted = False
 
+        # At most one request is in the middle of its prompt (the next is admitted with what this one
+        # leaves of the budget), and the budget has a token for every running request.
         decoding = [r for r in self.running if r.num_pending == 1]
         prefilling = [r for r in self.running if r.num_pending > 1]
         for request in decoding + prefilling:
-            if request not in self.running or budget == 0:
-                continue  # Preempted for an older one, in this very loop; or its turn is the next step.
+            if request not in self.running:
+                continue  # Preempted for an older one, in this very loop.
             # Only a decoding request needs new blocks: admission gave blocks for all tokens known
             # then. So whoever is preempted is newer than everything in `chunks`.
             while request in self.running and not self._grow(request):

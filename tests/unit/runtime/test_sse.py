@@ -43,8 +43,19 @@ async def test_events_then_done() -> None:
 
 async def test_an_error_is_the_last_event() -> None:
     wire = Wire()
-    await sse.send_events(wire.send, events({"a": 1}, {"error": {}}, {"never": 1}))
+    closed = asyncio.Event()
+
+    async def source() -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            yield {"a": 1}
+            yield {"error": {}}
+            yield {"never": 1}
+        finally:
+            closed.set()
+
+    await sse.send_events(wire.send, source())
     assert wire.body == [b'data: {"a":1}\n\n', b'data: {"error":{}}\n\n']
+    assert closed.is_set()
 
 
 async def test_pings_while_nothing_happens() -> None:
