@@ -24,7 +24,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
 
 FROM operator-deps AS operator-app
 # The build backend is locked as well: no unlocked package takes part in a build.
-COPY dev/images/build.txt /src/
+COPY requirements/build.txt /src/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
@@ -70,7 +70,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     && /opt/pagoda/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/pagoda/lib
 
 FROM runtime-deps AS runtime-app
-COPY dev/images/build.txt /src/
+COPY requirements/build.txt /src/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \

@@ -84,7 +84,7 @@ class Target:
 _COMMON_SOURCES = (
     "Dockerfile",
     ".dockerignore",
-    "dev/images/build.txt",
+    "requirements/build.txt",
     "pyproject.toml",
     "README.md",
     "LICENSE",

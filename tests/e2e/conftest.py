@@ -1,15 +1,13 @@
 import os
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from dev.cluster import Cluster, attach, up
-from dev.cluster.build import cache_folder
 from dev.cluster.images import Image, write_archive
+from tests.e2e.busybox import static_busybox
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +37,7 @@ def namespace(node_cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def shell_image(node_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image in the node with a shell and the usual tools (busybox)."""
-    busybox = _busybox()
+    busybox = static_busybox()
     listed = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     image = Image(
         "localhost/shell:test",
@@ -50,18 +48,3 @@ def shell_image(node_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory)
     archive = write_archive(image, tmp_path_factory.mktemp("image") / "shell.tar")
     assert node_cluster.load_image(archive) == [image.name]
     return image.name
-
-
-def _busybox() -> Path:
-    """Debian's static busybox, unpacked but not installed."""
-    path = cache_folder() / "debian" / "busybox"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            # As apt's own user has no right to this folder, apt says that it downloads as root.
-            subprocess.run(["apt-get", "-qq", "update"], check=True)
-            subprocess.run(["apt-get", "-qq", "download", "busybox-static"], cwd=folder, check=True)
-            (package,) = Path(folder).glob("*.deb")
-            subprocess.run(["dpkg-deb", "--extract", package, folder], check=True)
-            (Path(folder) / "bin" / "busybox").rename(path)
-    return path

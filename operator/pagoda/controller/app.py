@@ -87,6 +87,8 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         ),
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
+        # Unused without peering, but without it kopf asks who we are, and a bare uid has no name.
+        identity=options.identity,  # type: ignore[arg-type]
         stop_flag=kopf_stop,
     )
     for number in (signal.SIGTERM, signal.SIGINT):  # after kopf, whose handlers these replace
