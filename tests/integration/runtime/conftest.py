@@ -111,10 +111,16 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        if (started := self.log("engine started")) is not None:
-            eventually(lambda: not alive(started["engine_pid"]), "engine process gone")
-        self._reader.join()
-        self.http.close()
+        try:
+            if (started := self.log("engine started")) is not None:
+                engine = started["engine_pid"]
+                eventually(lambda: not alive(engine), "engine process gone", seconds=5)
+        except AssertionError:
+            os.kill(engine, signal.SIGKILL)
+            raise
+        finally:
+            self._reader.join()
+            self.http.close()
         assert self.log("not JSON") is None
 
 

@@ -136,6 +136,7 @@ def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
     assert "SIGKILL" in server.wait_log("exiting")["reason"]
 
 
+@pytest.mark.usefixtures("private_tmp")
 def test_a_hung_engine_fails_liveness_and_dies_with_its_parent(start: Start) -> None:
     server = start("--step-timeout", "2.5").wait_ready()
     engine = server.engine_pid
