@@ -158,6 +158,8 @@ def shared(model: Path) -> Iterator[Server]:
         model, *flags, "--kv-cache-memory-bytes", str(30 * 16 * 1024), "--drain-delay", "0"
     )
     yield server.wait_ready()
+    server.signal(signal.SIGTERM)
+    server.wait_exit()
     server.close()
 
 
