@@ -177,7 +177,15 @@ def test_api_server_accepts_it(control_plane: Cluster) -> None:
         control_plane.kubectl("label", "namespace", name, label)
     for values in ({}, {"watchNamespaces": ["chart-watched"]}):
         text = "\n---\n".join(json.dumps(obj) for obj in render(values))
-        apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-"]
+        apply = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ]
         done = control_plane.kubectl(*apply, input=text)
         assert "warning" not in done.stderr.lower()
 

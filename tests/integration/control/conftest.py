@@ -1,6 +1,6 @@
 """Fixtures: API servers with the CRD, a namespace per test, operators.
 
-Tests that only need *an* operator share one for the whole run (fixture `operator`). Tests that stop,
+Tests that only need *an* operator share one per module (fixture `operator`). Tests that stop,
 freeze or upgrade operators start their own (`operator_process`) against a second API server, where
 no other operator interferes and which they may restart.
 """
@@ -59,15 +59,16 @@ def api(request: pytest.FixtureRequest) -> Iterator[Api]:
     cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(
     shared_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    """One operator for the whole cluster and run."""
+    """One operator for the whole cluster and all tests of a module; it must survive them."""
     log = tmp_path_factory.mktemp("operator") / "shared.log"
     with operator_for(shared_cluster, log, "shared", "default") as process:
         yield process
         assert process.ready(), "it survived all tests"
+        assert process.stop() == 0
     assert "defect" not in process.log
 
 
