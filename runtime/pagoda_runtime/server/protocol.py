@@ -43,6 +43,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "web_search_options": (),
     "chat_template": (),
+    "chat_template_kwargs": ({},),  # such as Qwen3's enable_thinking
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
 }

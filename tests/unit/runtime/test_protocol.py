@@ -46,6 +46,7 @@ def refusal(call: Any, *args: Any, **fields: Any) -> ApiError:
         ("frequency_penalty", -1),
         ("logit_bias", {"1": 5}),
         ("best_of", 3),
+        ("chat_template_kwargs", {"enable_thinking": False}),
         ("echo", True),
         ("suffix", "x"),
         ("min_p", 0.1),
