@@ -110,25 +110,31 @@ class Api:
 class Audit:
     """What operators wrote since a moment, from the API server's audit log."""
 
-    def __init__(self, log: Path, user_prefix: str):
+    def __init__(
+        self,
+        log: Path,
+        user_prefix: str = "system:serviceaccount:",
+        user_suffix: str = ":pagoda-operator",
+        *,
+        offset: int | None = None,
+    ):
+        """Begin at the end of the log, or at `offset`; only users of that name are counted."""
         self._log = log
         self._prefix = user_prefix
-        self._offset = log.stat().st_size if log.exists() else 0
+        self._suffix = user_suffix
+        self._offset = log.stat().st_size if offset is None else offset
 
     def writes(self, *, namespace: str | None = None) -> list[str]:
-        """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases, dry runs and events aside."""
+        """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases and dry runs aside."""
         found = []
         for entry in self._entries():
             ref = entry.get("objectRef", {})
             user = entry["user"].get("username", "")
-            if not (user.startswith(self._prefix) and user.endswith(":pagoda-operator")):
+            if not (user.startswith(self._prefix) and user.endswith(self._suffix)):
                 continue
             if "dryRun=All" in entry["requestURI"]:
                 continue
-            if entry["verb"] in ("get", "list", "watch") or ref.get("resource") in (
-                "leases",
-                "events",
-            ):
+            if entry["verb"] in ("get", "list", "watch") or ref.get("resource") == "leases":
                 continue
             if namespace and ref.get("namespace") != namespace:
                 continue

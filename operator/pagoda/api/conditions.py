@@ -34,13 +34,22 @@ class Reason:
     stalled: Status
     message: str
     advice: str
+    is_routine: bool = False
+    """Part of normal life; the advice is left to the documentation."""
 
     def __str__(self) -> str:
         return self.name
 
+    def explain(self, **details: object) -> str:
+        """Say what happened and, where somebody can do something about it, what to do."""
+        text = self.message.format(**details)
+        return text if self.is_routine else f"{text} {self.advice}"
 
-def _progressing(name: str, state: str, message: str, advice: str) -> Reason:
-    return Reason(name, state, "False", "True", "False", message, advice)
+
+def _progressing(
+    name: str, state: str, message: str, advice: str, *, is_routine: bool = False
+) -> Reason:
+    return Reason(name, state, "False", "True", "False", message, advice, is_routine)
 
 
 def _stalled(name: str, state: str, message: str, advice: str) -> Reason:
@@ -55,6 +64,7 @@ READY = Reason(
     "False",
     "{ready} of {desired} replicas serve.",
     "None needed.",
+    is_routine=True,
 )
 SCALING = Reason(
     "Scaling",
@@ -64,6 +74,7 @@ SCALING = Reason(
     "False",
     "{ready} of {desired} replicas serve; the others are starting or stopping.",
     "None needed: the model serves while the count changes.",
+    is_routine=True,
 )
 DEGRADED = Reason(
     "ReplicasUnavailable",
@@ -72,7 +83,8 @@ DEGRADED = Reason(
     "True",
     "False",
     "{ready} of {desired} replicas serve; {detail}",
-    "The model still serves. The message names what keeps the other replicas from starting.",
+    "The model still serves; the message names what keeps the other replicas from starting.",
+    is_routine=True,
 )
 SCALED_TO_ZERO = Reason(
     "ScaledToZero",
@@ -81,19 +93,21 @@ SCALED_TO_ZERO = Reason(
     "False",
     "False",
     "spec.replicas is 0, so nothing serves.",
-    "Scale up: kubectl scale llmd/NAME --replicas=1.",
+    "To serve again, set spec.replicas above 0.",
 )
 STARTING = _progressing(
     "Starting",
     "Starting",
     "Replicas are starting and loading the model.",
     "Wait; progress stands in the pod's log.",
+    is_routine=True,
 )
 ROLLING_OUT = _progressing(
     "RollingOut",
     "Updating",
     "Replicas are being replaced by the new revision; the old ones serve until then.",
     "Wait; requests in flight are finished first.",
+    is_routine=True,
 )
 UNSCHEDULABLE = _progressing(
     "Unschedulable",
@@ -141,7 +155,7 @@ POD_REJECTED = _progressing(
     "PodRejected",
     "Failing",
     "The API server does not admit the pod: {detail}",
-    "The message names the policy or webhook that refused it.",
+    "Change what the message names, or the policy that refuses it.",
 )
 RESOURCE_CONFLICT = _stalled(
     "ResourceConflict",
@@ -152,7 +166,7 @@ RESOURCE_CONFLICT = _stalled(
 INVALID_SPEC = _stalled(
     "InvalidSpec",
     "Failed",
-    "The spec cannot be used: {detail}. What ran before keeps running.",
+    "The spec cannot be used: {detail}. Nothing was changed by it.",
     "Correct the field that the message names.",
 )
 PROGRESS_DEADLINE_EXCEEDED = _stalled(

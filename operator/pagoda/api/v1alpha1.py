@@ -12,6 +12,7 @@ from pagoda.api.schema import ApiModel, list_map, quantity, rule, rules, schemal
 
 Text = Annotated[str, Field(max_length=1024)]
 Name = Annotated[str, Field(max_length=253)]
+ObjectName = Annotated[str, Field(max_length=253, pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Quantity = int | str
 
 
@@ -72,6 +73,15 @@ class EnvSource(ApiModel):
 class EnvVar(ApiModel):
     """One environment variable of the engine."""
 
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": rules(
+            rule(
+                "!(has(self.value) && has(self.valueFrom))",
+                "set either value or valueFrom of the variable, not both",
+            )
+        )
+    }
+
     name: Annotated[str, Field(max_length=253, pattern="^[-._a-zA-Z][-._a-zA-Z0-9]*$")] = Field(
         description="Name of the variable."
     )
@@ -103,7 +113,7 @@ class Engine(ApiModel):
     type: Literal["pagoda"] | None = Field(
         default=None, description="Which engine runs. Default: pagoda, Pagoda's own runtime."
     )
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+    image: Annotated[str, Field(max_length=512, pattern="^[^ \\t]+$")] | None = Field(
         default=None,
         description="Container image of the engine. Default: the operator's setting for the engine, "
         "shown in status.image.",
@@ -133,10 +143,11 @@ class Resources(ApiModel):
     """What each replica gets. Requests equal limits: an engine sizes threads and cache by them."""
 
     cpu: Quantity | None = quantity(
-        "CPU per replica, for example 4 or 500m. The engine runs one thread per whole CPU. Default: 1."
+        "A quantity: CPU per replica, for example 4 or 500m. The engine runs one thread per whole "
+        "CPU. Default: 1."
     )
     memory: Quantity | None = quantity(
-        "Memory per replica, for weights and KV cache, for example 8Gi. Default: 2Gi."
+        "A quantity: memory per replica, for weights and KV cache, for example 8Gi. Default: 2Gi."
     )
 
 
@@ -217,7 +228,7 @@ class LLMDeploymentSpec(ApiModel):
     rollout: Rollout | None = Field(default=None, description="How pods are replaced.")
     expose: Expose | None = Field(default=None, description="How clients reach the model.")
     scheduling: Scheduling | None = Field(default=None, description="Where replicas may run.")
-    service_account_name: Name | None = Field(
+    service_account_name: ObjectName | None = Field(
         default=None,
         description="ServiceAccount of the replicas, for example for workload identity. Default: one "
         "of our own without any permission.",

@@ -43,6 +43,25 @@ class _Memory:
     projection: Any
 
 
+@dataclass(frozen=True)
+class Change:
+    """A child that must be written."""
+
+    wanted: Object  # with our mark
+    mark: str
+    live: Object | None
+
+    @property
+    def resource(self) -> Resource:
+        """What kind of child it is."""
+        return resource_of(self.wanted)
+
+    @property
+    def is_drift(self) -> bool:
+        """Whether we applied just this before and others have changed it since."""
+        return self.live is not None and _applied_digest(self.live) == self.mark
+
+
 class Applier:
     """Applies children and remembers what it did."""
 
@@ -51,40 +70,58 @@ class Applier:
         self._cache = cache
         self._memory: dict[tuple[Resource, str, str], _Memory] = {}
 
-    async def ensure(self, wanted: Object, live: Object | None) -> Object:
-        """Make a child be as wanted.
+    async def compare(self, wanted: Object, live: Object | None) -> Change | None:
+        """Find out whether a child must be written.
 
         Args:
             wanted: what we want to own of it.
             live: the child as it is, if it exists; it is ours (see `find`).
-
-        Returns:
-            The child as it is now.
         """
-        resource = resource_of(wanted)
         metadata = wanted["metadata"]
-        entry = (resource, metadata["namespace"], metadata["name"])
         mark = digest(wanted)
         annotations = metadata.get("annotations", {}) | {APPLIED_ANNOTATION: mark}
         marked = wanted | {"metadata": metadata | {"annotations": annotations}}
-        if live is not None and await self._is_as_wanted(entry, marked, mark, live):
-            APPLIES.labels(resource.kind, "skipped").inc()
-            return live
-        if live is not None and _applied_digest(live) == mark:
-            await self._remove_renamed(resource, marked, live)
-        answer = await self._client.apply(resource, marked, manager=MANAGER)
-        self._remember(entry, marked, mark, answer)
+        if live is not None and await self._is_as_wanted(marked, mark, live):
+            APPLIES.labels(wanted["kind"], "skipped").inc()
+            return None
+        return Change(marked, mark, live)
+
+    async def rehearse(self, change: Change) -> None:
+        """Let the API server judge a change without doing it; raises what `write` would raise."""
+        await self._client.apply(change.resource, change.wanted, manager=MANAGER, dry_run=True)
+
+    async def write(self, change: Change) -> Object:
+        """Do a change; returns the child as it is now."""
+        resource, live = change.resource, change.live
+        if live is not None and change.is_drift:
+            await self._remove_renamed(resource, change.wanted, live)
+        answer = await self._client.apply(resource, change.wanted, manager=MANAGER)
+        self._remember(change.wanted, change.mark, answer)
         self._cache.absorb(None, answer)
         APPLIES.labels(resource.kind, "applied").inc()
-        log.info(
-            "%s %s", "changed" if live else "created", resource.kind, extra={"child": entry[2]}
-        )
+        name = change.wanted["metadata"]["name"]
+        log.info("%s %s", "changed" if live else "created", resource.kind, extra={"child": name})
         return answer
 
+    async def create_scaled_to_zero(self, change: Change) -> Object:
+        """Make a Deployment that never has a pod.
+
+        Left out, `replicas` would be 1 for a moment: a pod that takes a GPU and is killed. So the
+        main manager creates with 0, the replicas' manager joins in owning that, and the main one
+        lets go of it by applying the usual object.
+        """
+        empty = change.wanted | {"spec": change.wanted["spec"] | {"replicas": 0}}
+        created = await self._client.apply(DEPLOYMENT, empty, manager=MANAGER)
+        await self._apply_replicas(created, 0)
+        return await self.write(change)
+
     async def ensure_replicas(self, deployment: Object, replicas: int) -> None:
-        """Set a Deployment's count, under the field manager that owns nothing else."""
-        if deployment["spec"].get("replicas") == replicas:
-            return
+        """Set a Deployment's count, if it is another."""
+        if deployment["spec"].get("replicas") != replicas:
+            await self._apply_replicas(deployment, replicas)
+
+    async def _apply_replicas(self, deployment: Object, replicas: int) -> None:
+        """Apply a count, under the field manager that owns nothing else."""
         metadata = deployment["metadata"]
         wanted = {
             "apiVersion": DEPLOYMENT.api_version,
@@ -145,26 +182,29 @@ class Applier:
             metadata = live["metadata"]
             await self._client.merge(resource, metadata["namespace"], metadata["name"], patch)
 
-    async def _is_as_wanted(
-        self, entry: tuple[Resource, str, str], wanted: Object, mark: str, live: Object
-    ) -> bool:
-        memory = self._memory.get(entry)
+    async def _is_as_wanted(self, wanted: Object, mark: str, live: Object) -> bool:
+        memory = self._memory.get(_entry(wanted))
         if memory is not None and memory.uid == live["metadata"]["uid"]:
             return memory.digest == mark and project(live, wanted) == memory.projection
         # Not written by this process. The same digest says that nothing was left out since.
         if _applied_digest(live) != mark:
             return False
         if project(live, wanted) != wanted:
-            answer = await self._client.apply(entry[0], wanted, manager=MANAGER, dry_run=True)
+            answer = await self._client.apply(
+                resource_of(wanted), wanted, manager=MANAGER, dry_run=True
+            )
             if project(answer, wanted) != project(live, wanted):
                 return False
-        self._remember(entry, wanted, mark, live)
+        self._remember(wanted, mark, live)
         return True
 
-    def _remember(
-        self, entry: tuple[Resource, str, str], wanted: Object, mark: str, answer: Object
-    ) -> None:
-        self._memory[entry] = _Memory(answer["metadata"]["uid"], mark, project(answer, wanted))
+    def _remember(self, wanted: Object, mark: str, answer: Object) -> None:
+        memory = _Memory(answer["metadata"]["uid"], mark, project(answer, wanted))
+        self._memory[_entry(wanted)] = memory
+
+
+def _entry(obj: Object) -> tuple[Resource, str, str]:
+    return resource_of(obj), obj["metadata"]["namespace"], obj["metadata"]["name"]
 
 
 def _applied_digest(live: Object) -> str | None:

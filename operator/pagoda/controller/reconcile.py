@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
-from pagoda.controller.apply import MANAGER, Applier, ResourceConflictError
+from pagoda.controller.apply import MANAGER, Applier, Change, ResourceConflictError
 from pagoda.controller.cache import ObjectCache
 from pagoda.controller.diagnosis import Finding, shorten
 from pagoda.controller.queue import Key
@@ -19,7 +19,13 @@ from pagoda.controller.status import Observation, observe, same_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import NotFoundError, RejectedError
 from pagoda.kube.events import EventRecorder
-from pagoda.kube.resources import CONTROLLER_REVISION, DEPLOYMENT, LLMDEPLOYMENT, resource_of
+from pagoda.kube.resources import (
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    LLMDEPLOYMENT,
+    SERVICE,
+    resource_of,
+)
 from pagoda.render.effective import SpecError
 from pagoda.render.objects import Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
@@ -104,43 +110,62 @@ class Reconciler:
 
     async def _apply(self, key: Key, plan: Plan, parent: Object) -> None:
         owned = self._cache.owned(key, plan.owner.uid)
-        # All names are looked up before anything is written: a conflict leaves nothing half done.
-        children: list[tuple[Object, Object | None]] = []
-        for wanted in plan.objects:
+
+        async def compare(wanted: Object) -> tuple[Object | None, Change | None]:
             entry = resource_of(wanted), wanted["metadata"]["name"]
             live = owned.get(entry) or await self._applier.find(wanted)
-            children.append((wanted, live))
-        for wanted, live in children:
-            child = await self._applier.ensure(wanted, live)
-            if wanted["kind"] == DEPLOYMENT.kind:
-                await self._set_replicas(plan, parent, child, is_new=live is None)
+            return live, await self._applier.compare(wanted, live)
+
+        # All names are looked up and all changes rehearsed before the first is made: a conflict or
+        # a child that the API server refuses leaves nothing half done.
+        compared = await asyncio.gather(*map(compare, plan.objects))
+        changes = [change for _, change in compared if change is not None]
+        if len(changes) > 1:
+            await asyncio.gather(
+                *(self._applier.rehearse(change) for change in changes if not change.is_drift)
+            )
+        for live, change in compared:
+            if change is None and live is not None and live["kind"] == DEPLOYMENT.kind:
+                await self._set_replicas(plan, live)
+            elif change is not None and change.resource == DEPLOYMENT:
+                await self._write_deployment(plan, parent, change)
+            elif change is not None:
+                await self._applier.write(change)
         wanted_entries = {(resource_of(o), o["metadata"]["name"]) for o in plan.objects}
         for entry in owned.keys() - wanted_entries:
             await self._applier.delete(owned[entry])
 
-    async def _set_replicas(
-        self, plan: Plan, parent: Object, deployment: Object, *, is_new: bool
-    ) -> None:
-        """Apply the count where it is ours to say.
-
-        Fixed: always. Not set: a Deployment that had to be made again starts from the last count;
-        otherwise whoever scales it is left alone.
-        """
+    async def _write_deployment(self, plan: Plan, parent: Object, change: Change) -> None:
+        """Write the Deployment; a new one starts from the count in the spec, or the last one."""
+        if change.live is not None:
+            await self._set_replicas(plan, await self._applier.write(change))
+            return
         count = plan.replicas
-        if count is None and is_new:
+        if count is None:
             count = parent.get("status", {}).get("desiredReplicas")
+        if count == 0:
+            await self._applier.create_scaled_to_zero(change)
+            return
+        created = await self._applier.write(change)
         if count is not None:
-            await self._applier.ensure_replicas(deployment, count)
+            await self._applier.ensure_replicas(created, count)
+
+    async def _set_replicas(self, plan: Plan, deployment: Object) -> None:
+        """Apply a fixed count; otherwise whoever scales the Deployment is left alone."""
+        if plan.replicas is not None:
+            await self._applier.ensure_replicas(deployment, plan.replicas)
 
     async def _report(
         self, key: Key, owner: Owner, parent: Object, plan: Plan | None, problem: Finding | None
     ) -> float | None:
+        owned = self._cache.owned(key, owner.uid)
         seen = Observation(
             parent=parent,
             plan=plan,
             problem=problem,
-            deployment=self._cache.owned(key, owner.uid).get((DEPLOYMENT, owner.name)),
+            deployment=owned.get((DEPLOYMENT, owner.name)),
             pods=tuple(self._cache.pods(key)),
+            has_service=(SERVICE, owner.name) in owned,
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}

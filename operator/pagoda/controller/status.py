@@ -33,6 +33,7 @@ class Observation:
     problem: Finding | None  # what kept us from applying the plan
     deployment: Object | None
     pods: tuple[Object, ...]
+    has_service: bool
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     counts = _count(seen, previous, revision)
     finding = _cause(seen, previous, revision, counts)
     details = {"ready": counts.serving, "desired": counts.desired} | finding.details
-    message = finding.reason.message.format(**details)
+    message = finding.reason.explain(**details)
     generation = int(metadata["generation"])
     conditions = [
         Condition(
@@ -83,7 +84,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         model=plan.effective.served_name if plan else previous.model,
         engine=plan.effective.profile.name if plan else previous.engine,
         image=plan.image if plan else previous.image,
-        url=plan.url if plan else previous.url,
+        url=_url(seen, previous),
         replicas=len(counts.current) + len(counts.old),
         ready_replicas=counts.serving,
         desired_replicas=counts.desired,
@@ -117,6 +118,13 @@ def _previous(parent: Object) -> LLMDeploymentStatus:
         return LLMDeploymentStatus.model_validate(parent.get("status") or {})
     except ValidationError:
         return LLMDeploymentStatus()
+
+
+def _url(seen: Observation, previous: LLMDeploymentStatus) -> str | None:
+    """Give the URL of a Service that exists."""
+    if not seen.has_service:
+        return None
+    return seen.plan.url if seen.plan else previous.url
 
 
 def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None) -> _Counts:
@@ -198,7 +206,7 @@ def _is_past_deadline(deployment: Object | None) -> bool:
 
 
 def _message(finding: Finding) -> str:
-    return finding.reason.message.format(**finding.details)
+    return finding.reason.explain(**finding.details)
 
 
 def _conditions(

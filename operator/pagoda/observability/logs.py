@@ -23,14 +23,16 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(
-            "{asctime}{levelname}{name}{message}",
+            "{levelname}{name}{message}",
             style="{",
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+            rename_fields={"levelname": "level", "name": "logger"},
+            timestamp="time",  # RFC 3339, UTC
         )
     )
     handler.addFilter(_AddContext())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # kopf says "succeeded" for every watch event, and aiohttp logs each probe.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # kopf says "succeeded" for every watch event and login, and aiohttp logs each probe.
+    for chatty in ("kopf.objects", "kopf.activities", "kopf._core.engines.activities"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("kopf").setLevel(max(logging.INFO, logging.getLogger().level))
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ def deployment(owner: Owner, eff: Effective, template: Object, spec_hash: str) -
     """Build the Deployment.
 
     `replicas` is left out on purpose: it belongs to a field manager of its own
-    (`pagoda.controller.replicas`), or dropping it here would set the count to 1.
+    (`pagoda.controller.apply`), or dropping it here would set the count to 1.
     """
     return {
         "apiVersion": "apps/v1",

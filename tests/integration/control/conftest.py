@@ -41,7 +41,7 @@ def fault_cluster() -> Iterator[Cluster]:
 
 
 def with_crds(cluster: Cluster) -> Cluster:
-    cluster.kubectl("apply", "-f", CRDS)
+    cluster.kubectl("apply", "--server-side", "-f", CRDS)
     cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
     return cluster
 
@@ -109,10 +109,10 @@ def grant(cluster: Cluster, release_namespace: str, watched: str) -> None:
     if watched:
         command += ["--set", f"watchNamespaces={{{watched}}}"]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    cluster.kubectl("apply", "-f", "-", input=rendered)
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=rendered)
 
 
 @pytest.fixture
 def audit(api: Api) -> Callable[[], Audit]:
     """Start recording what the operator writes."""
-    return lambda: Audit(api.cluster.audit_log, SERVICE_ACCOUNT)
+    return lambda: Audit(api.cluster.audit_log)

@@ -1,7 +1,9 @@
 """Who says how many: the table of design section 3."""
 
+import json
+
 from tests.builders import manifest
-from tests.kube import Api, eventually
+from tests.kube import Api, Audit, eventually
 from tests.operator_process import OperatorProcess
 
 
@@ -12,8 +14,6 @@ def count(api: Api) -> int | None:
 
 def managers(api: Api) -> set[str]:
     text = api.kubectl("get", "deployment", "toy", "-o", "json", "--show-managed-fields").stdout
-    import json
-
     fields = json.loads(text)["metadata"]["managedFields"]
     return {f["manager"] for f in fields if "f:replicas" in f["fieldsV1"].get("f:spec", {})}
 
@@ -27,6 +27,21 @@ def test_fixed_count_is_applied_by_its_own_manager(api: Api, operator: OperatorP
     api.kubectl("scale", "llmd/toy", "--replicas=0")
     api.wait_reason("toy", "ScaledToZero")
     assert count(api) == 0
+
+
+def test_created_with_zero_never_makes_a_pod(api: Api, operator: OperatorProcess):
+    """With a GPU engine a pod that lives for a moment takes a GPU from somebody."""
+    api.apply(manifest("toy", api.namespace, replicas=0))
+    api.wait_reason("toy", "ScaledToZero")
+    operator.settle()
+    assert count(api) == 0
+    assert managers(api) == {"pagoda-operator-replicas"}
+    everybody = Audit(api.cluster.audit_log, "", "", offset=0)
+    assert [
+        w for w in everybody.writes(namespace=api.namespace) if w.startswith("create pods")
+    ] == []
+    api.kubectl("scale", "llmd/toy", "--replicas=1")
+    eventually(lambda: api.list("pods"))
 
 
 def test_unset_count_is_one_and_then_left_alone(api: Api, operator: OperatorProcess):

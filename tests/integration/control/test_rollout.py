@@ -80,6 +80,19 @@ def test_rejected_template_leaves_pods_alone_and_recovers(api: Api, operator: Op
     assert api.get("deployment", "toy")["metadata"]["generation"] == generation
 
 
+def test_bad_service_touches_no_pod_either(api: Api, operator: OperatorProcess):
+    """One edit with a good change of the pods and a bad one of the Service does nothing at all."""
+    api.apply(manifest("toy", api.namespace))
+    api.wait_reason("toy", "Starting")
+    api.become_ready("toy")
+    generation = api.get("deployment", "toy")["metadata"]["generation"]
+    bad = {"service": {"annotations": {"not a key!": "x"}}}
+    api.apply(manifest("toy", api.namespace, engine={"args": ["--seed=1"]}, expose=bad))
+    assert "not a key!" in api.wait_reason("toy", "InvalidSpec")["message"]
+    assert api.get("deployment", "toy")["metadata"]["generation"] == generation
+    assert len(api.list("controllerrevisions", "serving.pagoda.dev/llmdeployment=toy")) == 1
+
+
 def test_field_unknown_to_pods_is_an_invalid_spec_and_no_outage(
     api: Api, operator: OperatorProcess
 ):

@@ -6,6 +6,7 @@ from tests.builders import manifest
 from tests.kube import Api
 
 UNKNOWN_ENGINE = 'spec.engine.type: Unsupported value: "nosuch": supported values: "pagoda"'
+BOTH = [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
 TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
 
 
@@ -25,6 +26,9 @@ TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
         ({"resources": {"cpu": 0}}, "must be a quantity above zero"),
         ({"engine": {"env": [{"name": "A", "valueFrom": {}}]}}, "set exactly one of secretKeyRef"),
         ({"engine": {"env": TWICE}}, "Duplicate value"),
+        ({"engine": {"env": BOTH}}, "set either value or valueFrom of the variable, not both"),
+        ({"engine": {"image": "Not An Image"}}, "spec.engine.image in body should match"),
+        ({"serviceAccountName": "Not A Name"}, "spec.serviceAccountName in body should match"),
         ({"rollout": {"progressDeadlineSeconds": 1}}, "should be greater than or equal to 10"),
         ({"expose": {"service": {"type": "Magic"}}}, "Unsupported value"),
         ({"expose": {"service": {"port": 70000}}}, "should be less than or equal to 65535"),

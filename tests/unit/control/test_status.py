@@ -15,7 +15,7 @@ REV = PLAN.choice.revision
 
 def status_of(pods=(), *, parent=None, deployment="live", problem=None, made=PLAN, now=NOW, **kw):
     live = live_deployment(made or PLAN, **kw) if deployment == "live" else deployment
-    seen = Observation(parent or llmd(), made, problem, live, tuple(pods))
+    seen = Observation(parent or llmd(), made, problem, live, tuple(pods), live is not None)
     return observe(seen, now)
 
 
@@ -176,7 +176,7 @@ def test_every_reason_message_can_be_filled():
         ("ready", "desired", "detail", "image", "code", "restarts", "deadline"), 1
     )
     for reason in REASONS:
-        assert "{" not in reason.message.format(**details)
+        assert "{" not in reason.explain(**details)
         assert not (reason.stalled == "True" and reason.reconciling == "True"), reason
 
 
