@@ -1,5 +1,5 @@
 # Two images from one file:
-#   docker build --target operator -t pagoda .           operator, metrics-server and gateway-agent
+#   docker build --target operator -t pagoda .           the operator
 #   docker build --target runtime  -t pagoda-runtime .   the engine
 #
 # The base images are arguments. A base needs python3 (3.11 or newer) with venv, nothing else.

@@ -13,7 +13,7 @@ export LC_ALL := C.UTF-8
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 # --- Python environment: locked by hash, re-synced when a lock changes ------------------------
 $(UV): requirements/uv.txt
@@ -45,7 +45,7 @@ PYTEST := pytest -q --durations=10
 CRD := llmdeployments.serving.pagoda.dev.yaml
 
 .PHONY: lint
-lint: setup
+lint: setup ## only the checks that run no test
 	ruff format --check .
 	ruff check .
 	mypy
@@ -66,7 +66,7 @@ test: check cluster-binaries images ## everything CI runs (at most 25 minutes wa
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and
 # nothing that the tests send can leave the machine. What has to be fetched is fetched before.
 .PHONY: test-e2e
-test-e2e: cluster-binaries images
+test-e2e: cluster-binaries images ## only the tests on a real node
 	$(PY) -m tests.e2e.busybox
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) tests/e2e'
 
@@ -83,7 +83,7 @@ format: setup ## rewrite the sources in the project's format
 
 # --- A real cluster on this machine -----------------------------------------------------------
 .PHONY: cluster-binaries
-cluster-binaries: setup ## build Kubernetes and what belongs to it (cold: 10 to 15 minutes)
+cluster-binaries: setup ## build Kubernetes and what belongs to it (cold: 15 to 20 minutes)
 	$(PY) -m dev.cluster build
 
 .PHONY: images

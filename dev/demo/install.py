@@ -119,7 +119,7 @@ def make_namespace(cluster: Cluster, name: str) -> None:
 
 
 def toy_model() -> Path:
-    """The folder that holds the toy model's folder; trained first where it is not cached."""
+    """The folder that holds the toy model's folder; made first where it is not cached."""
     source = Path(__file__).parents[1] / "toy_model.py"
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     folder = cache_folder() / "models" / f"toy-{key}"

@@ -1,5 +1,7 @@
 """The demo from beginning to end. Every step can be repeated: a demo that runs is brought up to date."""
 
+import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +101,13 @@ def _serve(console: Console, cluster: Cluster) -> watch.Seen:
     cluster.kubectl("-n", NAMESPACE, "apply", "-f", QUICKSTART)
     watcher = watch.Deployment(cluster, NAMESPACE, NAME)
     console.wait(watcher.probe, timeout=MODEL_SECONDS)
+    if newer := watcher.seen.newer_rendering:
+        # The image of a changed runtime: an operator upgrade alone restarts no model.
+        patch = json.dumps({"spec": {"rollout": {"rendering": newer}}})
+        command = ["-n", NAMESPACE, "patch", "llmdeployment", NAME, "--type=merge", "-p", patch]
+        console.say(f"$ kubectl {shlex.join(command)}")
+        cluster.kubectl(*command)
+        console.wait(watcher.probe, timeout=MODEL_SECONDS)
     return watcher.seen
 
 

@@ -40,6 +40,7 @@ class Seen:
 
     model: str = ""
     url: str = ""
+    newer_rendering: str = ""
 
 
 class Deployment:
@@ -64,7 +65,11 @@ class Deployment:
         text = f"{self._name}: {status.get('ready', '-')} {status.get('state', '-')}"
         text += f" ({ready.get('reason', '-')}) {message}"
         self._check_stalled(conditions.get("Stalled", {}), text)
-        self.seen = Seen(model=status.get("model", ""), url=status.get("url", ""))
+        self.seen = Seen(
+            model=status.get("model", ""),
+            url=status.get("url", ""),
+            newer_rendering=status.get("rendering", {}).get("available", ""),
+        )
         current = ready.get("observedGeneration") == obj["metadata"]["generation"]
         return current and ready.get("status") == "True", text
 

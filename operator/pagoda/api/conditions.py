@@ -43,7 +43,10 @@ class Reason:
     def explain(self, **details: object) -> str:
         """Say what happened and, where somebody can do something about it, what to do."""
         text = self.message.format(**details)
-        return text if self.is_routine else f"{text} {self.advice}"
+        if self.is_routine:
+            return text
+        stop = "" if text.endswith((".", "!", "?", "…")) else "."  # others' messages have none
+        return f"{text}{stop} {self.advice}"
 
 
 def _progressing(

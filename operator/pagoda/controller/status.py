@@ -216,7 +216,7 @@ def _conditions(
     workload: Status = "True" if reason is reasons.READY else "False"
     overridden = plan.effective.overridden_args if plan else []
     note = (
-        f" Ignored spec.engine.args, which the operator sets: {', '.join(overridden)}."
+        f" Of spec.engine.args, ignored: {', '.join(overridden)}; the operator sets them."
         if overridden
         else ""
     )

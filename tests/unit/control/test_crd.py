@@ -84,3 +84,21 @@ def test_literal_and_optional():
     out = structural(Model.model_json_schema(by_alias=True), {}, "Model")
     assert out["properties"]["kind"] == {"type": "string", "enum": ["a"], "description": "kind"}
     assert "required" not in out
+
+
+def test_full_example_has_every_field_of_the_spec():
+    (example,) = yaml.safe_load_all((ROOT / "examples" / "full.yaml").read_text())
+
+    def missing(node: dict[str, Any], values: list[Any], path: str):
+        for name, sub in node.get("properties", {}).items():
+            found = [value[name] for value in values if name in value]
+            if not found:
+                yield f"{path}.{name}"
+            if isinstance(items := sub.get("items"), dict) and "properties" in items:
+                yield from missing(
+                    items, [item for lists in found for item in lists], f"{path}.{name}[]"
+                )
+            else:
+                yield from missing(sub, found, f"{path}.{name}")
+
+    assert list(missing(schema()["properties"]["spec"], [example["spec"]], "spec")) == []
