@@ -54,11 +54,11 @@ def plan(
     *,
     owner: Owner = OWNER,
     images: dict[str, str] | None = None,
-    revisions: dict[str, Any] | None = None,
+    pinned: dict[str, Any] | None = None,
     deployment: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Plan:
-    facts = Facts(images or {}, revisions or {}, deployment)
+    facts = Facts(images or {}, pinned, deployment)
     return desired(owner, LLMDeploymentSpec.model_validate(spec(**fields)), facts)
 
 
@@ -83,7 +83,9 @@ def live_deployment(
 ) -> dict[str, Any]:
     obj = live(only(plan, "Deployment"))
     obj["spec"] = obj["spec"] | {"replicas": replicas}
-    obj["status"] = {"observedGeneration": 1, "conditions": conditions or []}
+    obj["metadata"]["generation"] = 1 if replicas == 1 else 2  # it was scaled after its creation
+    observed = obj["metadata"]["generation"]
+    obj["status"] = {"observedGeneration": observed, "conditions": conditions or []}
     return obj
 
 

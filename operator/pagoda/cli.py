@@ -44,7 +44,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--namespace",
         action="append",
-        default=_env("NAMESPACE", "").split(",") if _env("NAMESPACE", "") else [],
+        default=[name for name in _env("NAMESPACE", "").split(",") if name],
         help="watch only this namespace (repeatable); default: the whole cluster",
     )
     parser.add_argument(
@@ -97,12 +97,21 @@ def _operator(args: argparse.Namespace) -> int:
     from pagoda.observability import logs
 
     logs.configure(args.log_level)
+    try:
+        lease = LeaseTimes(
+            duration=args.lease_duration_seconds,
+            renew_deadline=args.lease_renew_deadline_seconds,
+            retry=args.lease_retry_seconds,
+        )
+    except ValueError as error:
+        print(f"pagoda: {error}", file=sys.stderr)
+        return 2
     return app.main(
         app.Options(
             identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}_{os.getpid()}",
             lease_namespace=args.lease_namespace,
             lease_name=args.lease_name,
-            namespaces=tuple(args.namespace),
+            namespaces=tuple(filter(None, args.namespace)),
             default_images=dict(args.engine_image),
             workers=args.workers,
             health_port=args.health_port,
@@ -113,11 +122,7 @@ def _operator(args: argparse.Namespace) -> int:
             shutdown_seconds=args.shutdown_seconds,
             transient_cap_seconds=args.transient_cap_seconds,
             terminal_cap_seconds=args.terminal_cap_seconds,
-            lease=LeaseTimes(
-                duration=args.lease_duration_seconds,
-                renew_deadline=args.lease_renew_deadline_seconds,
-                retry=args.lease_retry_seconds,
-            ),
+            lease=lease,
         )
     )
 

@@ -95,7 +95,7 @@ SCALED_TO_ZERO = Reason(
     "False",
     "False",
     "False",
-    "spec.replicas is 0, so nothing serves.",
+    "The wanted count is 0, so nothing serves.",
     "To serve again, set spec.replicas above 0.",
 )
 STARTING = _progressing(
@@ -160,6 +160,18 @@ POD_REJECTED = _progressing(
     "The API server does not admit the pod: {detail}",
     "Change what the message names, or the policy that refuses it.",
 )
+FORBIDDEN = _progressing(
+    "Forbidden",
+    "Failing",
+    "The operator may not make the change: {detail}",
+    "Grant what the message names; `helm upgrade` installs the operator's own permissions.",
+)
+NOT_APPLIED_YET = _progressing(
+    "NotAppliedYet",
+    "Pending",
+    "The change could not be applied yet and is tried again: {detail}",
+    "Wait; if it stays, look at what the message names.",
+)
 RESOURCE_CONFLICT = _stalled(
     "ResourceConflict",
     "Failed",
@@ -194,6 +206,8 @@ REASONS: tuple[Reason, ...] = (
     ENGINE_CRASHED,
     QUOTA_EXCEEDED,
     POD_REJECTED,
+    FORBIDDEN,
+    NOT_APPLIED_YET,
     RESOURCE_CONFLICT,
     INVALID_SPEC,
     PROGRESS_DEADLINE_EXCEEDED,

@@ -5,14 +5,14 @@ the running passes are finished, the Lease is handed back, then kopf is stopped.
 lost or kopf ends by itself the process exits non-zero and is restarted.
 """
 
+from __future__ import annotations
+
 import asyncio
-import contextlib
 import logging
 import signal
-import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import kopf
@@ -27,7 +27,6 @@ from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import FencedError, KubeError, RejectedError
 from pagoda.kube.events import EventRecorder
 from pagoda.kube.lease import LeaseElector, LeaseLostError, LeaseTimes
-from pagoda.kube.resources import Resource
 from pagoda.observability import metrics
 from pagoda.observability.health import Health
 from pagoda.observability.logs import reconciling
@@ -66,7 +65,6 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         The exit code.
     """
     stop = stop or asyncio.Event()
-    ours = asyncio.all_tasks()
     client = await KubeClient.connect()
     elector = LeaseElector(
         client,
@@ -77,8 +75,47 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
     )
     client.fence = elector.fence
     cache, queue = ObjectCache(), WorkQueue()
-    health = Health(stale_after=options.dead_watch_seconds)
-    watched_at: dict[Resource, float] = {}
+    watched_at: dict[str, float] = {}
+    health = Health(stale_after=options.dead_watch_seconds, watched_at=watched_at)
+    # The metrics have a thread of their own and stay readable when the loop is stuck.
+    metrics_server, _ = start_http_server(options.metrics_port)
+    end_health = await health.serve(options.health_port)
+    _on_signals(stop)
+    relister = Relister(
+        client,
+        cache,
+        queue,
+        health,
+        namespaces=options.namespaces,
+        period=options.relist_seconds,
+    )
+    recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
+    reconciler = Reconciler(client, cache, recorder, default_images=options.default_images)
+    leader = _Leader(options, elector, relister, queue, reconciler, health)
+    try:
+        # Before kopf, which in namespaced mode would never notice a CRD that comes later.
+        if not await _until(stop, relister.prime()):
+            return 0
+        health.primed()
+        return await _watch_and_lead(options, client, cache, queue, watched_at, leader, stop)
+    finally:
+        queue.close()
+        await end_health()
+        metrics_server.shutdown()
+        await client.close()
+
+
+async def _watch_and_lead(
+    options: Options,
+    client: KubeClient,
+    cache: ObjectCache,
+    queue: WorkQueue,
+    watched_at: dict[str, float],
+    leader: _Leader,
+    stop: asyncio.Event,
+) -> int:
+    """Run kopf and the leader until one of them ends; returns the exit code."""
+    ours = asyncio.all_tasks()
     kopf_stop = asyncio.Event()
     kopf_tasks = await kopf.spawn_tasks(
         registry=registry(client, cache, queue, watched_at),
@@ -91,43 +128,46 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         identity=options.identity,  # type: ignore[arg-type]
         stop_flag=kopf_stop,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):  # after kopf, whose handlers these replace
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # The metrics have a thread of their own and stay readable when the loop is stuck.
-    metrics_server, _ = start_http_server(options.metrics_port)
-    end_health = await health.serve(options.health_port)
-
-    relister = Relister(
-        client,
-        cache,
-        queue,
-        health,
-        namespaces=options.namespaces,
-        period=options.relist_seconds,
-        watched_at=watched_at,
-    )
-    recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
-    reconciler = Reconciler(client, cache, recorder, default_images=options.default_images)
-    leader = _Leader(options, elector, relister, queue, reconciler, health)
+    _on_signals(stop)  # again: kopf has put its own handlers there
     watching = asyncio.create_task(kopf.run_tasks(kopf_tasks, ignored=ours), name="kopf")
     leading = asyncio.create_task(leader.run(stop), name="leader")
     await asyncio.wait({watching, leading}, return_when=asyncio.FIRST_COMPLETED)
     code = 0
-    if leading.done() and leading.exception() is not None:
-        log.error("ending: %s", leading.exception())
-        code = 1
-    elif not leading.done():
-        log.error("ending: the watches have stopped")
+    if watching.done():
+        # kopf cancels all tasks when it ends, ours among them.
+        cause = None if watching.cancelled() else watching.exception()
+        log.error("ending: the watches have stopped: %s", cause or "kopf ended by itself")
         code = 1
         leading.cancel()
-        await asyncio.wait({leading})
+        await asyncio.wait({leading}, timeout=options.shutdown_seconds)
+    elif (error := leading.exception()) is not None:
+        log.error("ending: %s", error, exc_info=None if _is_expected(error) else error)
+        code = 1
     kopf_stop.set()
     await asyncio.wait({watching}, timeout=options.shutdown_seconds)
-    queue.close()
-    await end_health()
-    metrics_server.shutdown()
-    await client.close()
     return code
+
+
+def _is_expected(error: BaseException) -> bool:
+    return isinstance(error, LeaseLostError)
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do something that ends early at `stop`; tells whether it was finished."""
+    stopped = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(work)
+    await asyncio.wait({stopped, working}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    return False
 
 
 class _Leader:
@@ -153,33 +193,32 @@ class _Leader:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; raises LeaseLostError when another may be leading."""
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        background: list[asyncio.Task[None]] = []
+        relisting = asyncio.create_task(self._relister.run(), name="relist")
+        election = asyncio.create_task(self._elector.run(), name="lease")
+        background: list[asyncio.Task[None]] = [relisting, election]
         workers: list[asyncio.Task[None]] = []
         try:
-            if await self._until(stopped, asyncio.create_task(self._relister.prime())):
-                return
-            self._health.primed()
-            background.append(asyncio.create_task(self._relister.run(), name="relist"))
-            election = asyncio.create_task(self._elector.run(), name="lease")
-            background.append(election)
             won = asyncio.create_task(self._elector.leading.wait())
-            if await self._until(stopped, won, election):
+            if await self._until(stopped, won, *background):
                 return
             # What changed while another led was seen by the watches; this finds the rest.
-            if await self._until(stopped, asyncio.create_task(self._relister.prime()), election):
+            priming = asyncio.create_task(self._relister.prime())
+            if await self._until(stopped, priming, *background):
                 return
             metrics.MAX_WORKERS.set(self._options.workers)
             workers = [
                 asyncio.create_task(self._work(), name=f"worker-{n}")
                 for n in range(self._options.workers)
             ]
-            await self._until(stopped, election, *workers)
+            await self._until(stopped, *background, *workers)
         finally:
             self._health.stopping()
             self._stopping = True
             await self._finish(workers)
             for task in (*background, stopped):
                 task.cancel()
+            # A renewal in flight would be in the way of the release.
+            await asyncio.wait(background)
             await self._elector.release()
 
     async def _until(self, stopped: asyncio.Task[bool], *tasks: asyncio.Task[object]) -> bool:
@@ -257,10 +296,4 @@ class _Leader:
 
 def main(options: Options) -> int:
     """Run in a new event loop."""
-    with contextlib.suppress(KeyboardInterrupt):
-        try:
-            return asyncio.run(run(options))
-        except LeaseLostError as error:
-            print(f"pagoda: {error}", file=sys.stderr)
-            return 1
-    return 130
+    return asyncio.run(run(options))

@@ -24,6 +24,7 @@ from pagoda.render.objects import Object, digest
 log = logging.getLogger(__name__)
 
 MANAGER = "pagoda-operator"
+REPAIR_MANAGER = "pagoda-operator-repair"
 REPLICAS_MANAGER = "pagoda-operator-replicas"
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 
@@ -107,20 +108,27 @@ class Applier:
         """Make a Deployment that never has a pod.
 
         Left out, `replicas` would be 1 for a moment: a pod that takes a GPU and is killed. So the
-        main manager creates with 0, the replicas' manager joins in owning that, and the main one
-        lets go of it by applying the usual object.
+        main manager creates with 0; the replicas' manager must join in owning that (`own_replicas`)
+        before the main one lets go of it by `write`. Without our mark, a pass that is cut off in
+        between is taken up again.
         """
-        empty = change.wanted | {"spec": change.wanted["spec"] | {"replicas": 0}}
-        created = await self._client.apply(DEPLOYMENT, empty, manager=MANAGER)
-        await self._apply_replicas(created, 0)
-        return await self.write(change)
+        wanted = change.wanted
+        marks = wanted["metadata"]["annotations"]
+        unmarked = {key: value for key, value in marks.items() if key != APPLIED_ANNOTATION}
+        empty = wanted | {
+            "metadata": wanted["metadata"] | {"annotations": unmarked},
+            "spec": wanted["spec"] | {"replicas": 0},
+        }
+        return await self._client.apply(DEPLOYMENT, empty, manager=MANAGER)
 
-    async def ensure_replicas(self, deployment: Object, replicas: int) -> None:
-        """Set a Deployment's count, if it is another."""
-        if deployment["spec"].get("replicas") != replicas:
-            await self._apply_replicas(deployment, replicas)
+    async def ensure_replicas(self, deployment: Object, replicas: int | None) -> bool:
+        """Set a Deployment's count, if it is ours to say and another; tells whether it was."""
+        if replicas is None or deployment["spec"].get("replicas") == replicas:
+            return False
+        await self.own_replicas(deployment, replicas)
+        return True
 
-    async def _apply_replicas(self, deployment: Object, replicas: int) -> None:
+    async def own_replicas(self, deployment: Object, replicas: int) -> None:
         """Apply a count, under the field manager that owns nothing else."""
         metadata = deployment["metadata"]
         wanted = {
@@ -142,6 +150,7 @@ class Applier:
         with contextlib.suppress(NotFoundError):
             await self._client.delete(resource_of(obj), obj)
         self._cache.forget(obj)
+        self._memory.pop(_entry(obj), None)
         log.info("deleted %s", obj["kind"], extra={"child": obj["metadata"]["name"]})
 
     def forget(self, key: Key) -> None:
@@ -178,9 +187,20 @@ class Applier:
 
         Applying would only add our item beside the changed one, which the server may refuse.
         """
-        if (patch := restored_lists(live, wanted)) is not None:
-            metadata = live["metadata"]
-            await self._client.merge(resource, metadata["namespace"], metadata["name"], patch)
+        patch = restored_lists(live, wanted)
+        if patch is None:
+            return
+        namespace, name = live["metadata"]["namespace"], live["metadata"]["name"]
+        repaired = await self._client.merge(
+            resource, namespace, name, patch, manager=REPAIR_MANAGER
+        )
+        # The patch made its manager an owner of our items, who would keep them when we let go.
+        metadata = repaired["metadata"]
+        others = [f for f in metadata["managedFields"] if f["manager"] != REPAIR_MANAGER]
+        disown = {"managedFields": others, "resourceVersion": metadata["resourceVersion"]}
+        await self._client.merge(
+            resource, namespace, name, {"metadata": disown}, manager=REPAIR_MANAGER
+        )
 
     async def _is_as_wanted(self, wanted: Object, mark: str, live: Object) -> bool:
         memory = self._memory.get(_entry(wanted))
@@ -188,6 +208,8 @@ class Applier:
             return memory.digest == mark and project(live, wanted) == memory.projection
         # Not written by this process. The same digest says that nothing was left out since.
         if _applied_digest(live) != mark:
+            return False
+        if restored_lists(live, wanted) is not None:
             return False
         if project(live, wanted) != wanted:
             answer = await self._client.apply(

@@ -11,6 +11,8 @@ from pagoda.controller.queue import Key
 from pagoda.kube.resources import LLMDEPLOYMENT, POD, Resource, resource_of
 from pagoda.render.objects import SELECTOR_LABEL, Object
 
+REMEMBERED_DELETIONS = 5000
+
 ObjectName = tuple[str, str]  # namespace, name
 
 
@@ -18,6 +20,7 @@ class ObjectCache:
     """Objects by resource and name, and an index from LLMDeployments to what belongs to them."""
 
     def __init__(self) -> None:
+        self._gone: dict[str, int] = {}  # uid → version of the deletion, of the last few thousand
         self._objects: dict[Resource, dict[ObjectName, Object]] = {}
         self._by_parent: dict[Key, dict[tuple[Resource, str], Object]] = {}
 
@@ -33,7 +36,10 @@ class ObjectCache:
         known = self._objects.get(resource, {}).get(name)
         if known is not None and not _is_news(obj, known, deleted=event_type == "DELETED"):
             return False
+        if known is None and _version(obj) <= self._gone.get(obj["metadata"]["uid"], -1):
+            return False  # a late answer or LIST about what has been deleted since
         if event_type == "DELETED":
+            self._bury(obj)
             self._drop(resource, name)
             return True
         if known is not None:
@@ -76,9 +82,15 @@ class ObjectCache:
             if name not in present and (namespace is None or name[0] == namespace):
                 if _version(obj) > before:
                     continue
+                self._bury(obj)
                 self._drop(resource, name)
                 changed.append(obj)
         return changed
+
+    def known_parent(self, obj: Object) -> Key | None:
+        """Find whom the object of this name belonged to so far: its owner may just be removed."""
+        known = self._objects.get(resource_of(obj), {}).get(_name(obj))
+        return None if known is None else parent_key(known)
 
     def newest(self, resource: Resource) -> int:
         """Give the highest resourceVersion known of a kind."""
@@ -103,6 +115,12 @@ class ObjectCache:
     def pods(self, key: Key) -> list[Object]:
         """Give the pods behind the LLMDeployment, by our label."""
         return [obj for (kind, _), obj in self._by_parent.get(key, {}).items() if kind == POD]
+
+    def _bury(self, obj: Object) -> None:
+        self._gone.pop(obj["metadata"]["uid"], None)
+        self._gone[obj["metadata"]["uid"]] = _version(obj)
+        if len(self._gone) > REMEMBERED_DELETIONS:
+            del self._gone[next(iter(self._gone))]
 
     def _drop(self, resource: Resource, name: ObjectName) -> None:
         obj = self._objects.get(resource, {}).pop(name, None)
@@ -163,8 +181,16 @@ def _without_managed_fields(obj: Object) -> Object:
     return obj | {"metadata": metadata}
 
 
-_POD_METADATA = {"name", "namespace", "uid", "labels", "resourceVersion", "deletionTimestamp"}
-_POD_STATUS = {"phase", "conditions", "containerStatuses", "initContainerStatuses", "reason"}
+_POD_METADATA = {
+    "name",
+    "namespace",
+    "uid",
+    "labels",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+}
+_POD_STATUS = {"phase", "conditions", "containerStatuses", "initContainerStatuses"}
 
 
 def _project_pod(pod: Object) -> Object:
@@ -174,6 +200,5 @@ def _project_pod(pod: Object) -> Object:
         "apiVersion": pod["apiVersion"],
         "kind": pod["kind"],
         "metadata": {k: v for k, v in metadata.items() if k in _POD_METADATA},
-        "spec": {"nodeName": pod.get("spec", {}).get("nodeName")},
         "status": {k: v for k, v in status.items() if k in _POD_STATUS},
     }

@@ -115,6 +115,8 @@ def _config_error(pod: Object) -> Finding | None:
 
 def _crash(pod: Object) -> Finding | None:
     for container in _containers(pod):
+        if container.get("started"):
+            continue  # it came up again; an earlier end is not what keeps it from serving
         ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get(
             "terminated"
         )

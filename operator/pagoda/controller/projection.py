@@ -19,6 +19,8 @@ MERGE_KEYS: dict[str, Sequence[str]] = {
     "imagePullSecrets": ("name",),
     "conditions": ("type",),
 }
+# Maps that server-side apply replaces whole (+structType=atomic): what others add is drift.
+ATOMIC = frozenset({"selector", "nodeSelector", "secretKeyRef", "configMapKeyRef", "fieldRef"})
 PORT_KEYS = (("containerPort", "protocol"), ("port", "protocol"))
 
 
@@ -33,6 +35,8 @@ def project(live: Any, wanted: Any, field: str = "") -> Any:
     Returns:
         A value of `wanted`'s shape with `live`'s content; None where there is nothing.
     """
+    if field in ATOMIC:
+        return live
     if isinstance(wanted, dict) and isinstance(live, dict):
         return {key: project(live.get(key), value, key) for key, value in wanted.items()}
     if isinstance(wanted, list) and isinstance(live, list):

@@ -4,7 +4,7 @@ time, any number of times, and does only what is missing."""
 import asyncio
 import datetime
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,29 +12,34 @@ from pydantic import ValidationError
 from pagoda.api import conditions as reasons
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.controller.apply import MANAGER, Applier, Change, ResourceConflictError
-from pagoda.controller.cache import ObjectCache
+from pagoda.controller.cache import ObjectCache, controller_uid
 from pagoda.controller.diagnosis import Finding, shorten
 from pagoda.controller.queue import Key
 from pagoda.controller.status import Observation, observe, same_status
 from pagoda.kube.client import KubeClient
-from pagoda.kube.errors import NotFoundError, RejectedError
+from pagoda.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
 from pagoda.kube.events import EventRecorder
 from pagoda.kube.resources import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
     LLMDEPLOYMENT,
     SERVICE,
+    SERVICE_ACCOUNT,
+    Resource,
     resource_of,
 )
-from pagoda.render.effective import SpecError
-from pagoda.render.objects import Object, Owner
+from pagoda.render.effective import SpecError, spec_hash
+from pagoda.render.objects import REVISION_LABEL, Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
+from pagoda.render.template import controller_revision_name
 
 log = logging.getLogger(__name__)
 
 # The first status waits this long for the pods to appear, so that a new resource costs two status
 # writes (starting, ready) and not one per step of the controllers behind the Deployment.
 FIRST_STATUS_SECONDS = 1.0
+# After a pass that wrote something; short, and long enough for the watch to bring the echo.
+LOOK_AGAIN_SECONDS = 0.2
 
 
 class StalledError(Exception):
@@ -57,7 +62,7 @@ class Reconciler:
         self._recorder = recorder
         self._applier = Applier(client, cache)
         self._default_images = default_images
-        self._first_pass: dict[str, float] = {}  # uid → when, until the first status is written
+        self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
     async def reconcile(self, key: Key) -> float | None:
         """Do one pass.
@@ -72,34 +77,46 @@ class Reconciler:
         parent = self._cache.parent(key)
         if parent is None or parent["metadata"].get("deletionTimestamp"):
             self._applier.forget(key)  # the children go by garbage collection
+            self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
-        plan, problem = self._plan(key, owner, parent)
+        wrote, failure = False, None
+        plan, problem = await self._plan(key, owner, parent)
         if plan is not None:
             try:
-                await self._apply(key, plan, parent)
+                wrote = await self._apply(key, plan, parent)
             except ResourceConflictError as error:
                 problem = Finding(reasons.RESOURCE_CONFLICT, {"detail": f"{error}."})
             except RejectedError as error:
                 if "because it is being terminated" in error.message:
                     return None  # the namespace is going, and everything in it
-                problem = Finding(reasons.INVALID_SPEC, {"detail": shorten(error.message)})
-        wait = await self._report(key, owner, parent, plan, problem)
+                problem = _refusal(error)
+            except KubeError as error:
+                # What serves is reported all the same: a status that stands still would lie.
+                failure = error
+                if (parent.get("status") or {}).get("observedGeneration") != owner.generation:
+                    problem = Finding(reasons.NOT_APPLIED_YET, {"detail": shorten(error.message)})
+        told, wait = await self._report(key, owner, parent, plan, problem)
+        if failure is not None:
+            raise failure
         if problem is not None:
             raise StalledError(problem.reason.name)
-        return wait
+        # The answers to our writes go into the cache at once and may bring along an edit of somebody
+        # else, whose own event is then no news any more. One more pass looks at what came with them.
+        return LOOK_AGAIN_SECONDS if wrote or told else wait
 
-    def _plan(self, key: Key, owner: Owner, parent: Object) -> tuple[Plan | None, Finding | None]:
+    async def _plan(
+        self, key: Key, owner: Owner, parent: Object
+    ) -> tuple[Plan | None, Finding | None]:
         owned = self._cache.owned(key, owner.uid)
-        facts = Facts(
-            default_images=self._default_images,
-            controller_revisions={
-                name: obj for (kind, name), obj in owned.items() if kind == CONTROLLER_REVISION
-            },
-            live_deployment=owned.get((DEPLOYMENT, owner.name)),
-        )
         try:
-            return desired(owner, LLMDeploymentSpec.model_validate(parent["spec"]), facts), None
+            spec = LLMDeploymentSpec.model_validate(parent["spec"])
+            facts = Facts(
+                default_images=self._default_images,
+                pinned=await self._pinned(owner, spec, owned),
+                live_deployment=owned.get((DEPLOYMENT, owner.name)),
+            )
+            return desired(owner, spec, facts), None
         except ValidationError as error:
             detail = "; ".join(
                 f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
@@ -108,7 +125,21 @@ class Reconciler:
             detail = str(error)
         return None, Finding(reasons.INVALID_SPEC, {"detail": detail})
 
-    async def _apply(self, key: Key, plan: Plan, parent: Object) -> None:
+    async def _pinned(
+        self, owner: Owner, spec: LLMDeploymentSpec, owned: Mapping[tuple[Resource, str], Object]
+    ) -> Object | None:
+        """Find the template kept for this spec, also if it lost our label and left the watch."""
+        name = controller_revision_name(owner, spec_hash(spec))
+        if (known := owned.get((CONTROLLER_REVISION, name))) is not None:
+            return known
+        try:
+            found = await self._client.get(CONTROLLER_REVISION, owner.namespace, name)
+        except NotFoundError:
+            return None
+        return found if controller_uid(found) == owner.uid else None
+
+    async def _apply(self, key: Key, plan: Plan, parent: Object) -> bool:
+        """Make the children as planned; tells whether anything was written."""
         owned = self._cache.owned(key, plan.owner.uid)
 
         async def compare(wanted: Object) -> tuple[Object | None, Change | None]:
@@ -124,80 +155,93 @@ class Reconciler:
             await asyncio.gather(
                 *(self._applier.rehearse(change) for change in changes if not change.is_drift)
             )
+        wrote = bool(changes)
         for live, change in compared:
             if change is None and live is not None and live["kind"] == DEPLOYMENT.kind:
-                await self._set_replicas(plan, live)
+                count = _count_to_apply(plan, parent, live)
+                wrote |= await self._applier.ensure_replicas(live, count)
             elif change is not None and change.resource == DEPLOYMENT:
                 await self._write_deployment(plan, parent, change)
             elif change is not None:
                 await self._applier.write(change)
-        wanted_entries = {(resource_of(o), o["metadata"]["name"]) for o in plan.objects}
-        for entry in owned.keys() - wanted_entries:
-            await self._applier.delete(owned[entry])
+        for obj in self._superfluous(key, plan, owned):
+            await self._applier.delete(obj)
+            wrote = True
+        return wrote
 
     async def _write_deployment(self, plan: Plan, parent: Object, change: Change) -> None:
-        """Write the Deployment; a new one starts from the count in the spec, or the last one."""
-        if change.live is not None:
-            await self._set_replicas(plan, await self._applier.write(change))
-            return
-        count = plan.replicas
-        if count is None:
-            count = parent.get("status", {}).get("desiredReplicas")
+        count, live = _count_to_apply(plan, parent, change.live), change.live
         if count == 0:
-            await self._applier.create_scaled_to_zero(change)
-            return
-        created = await self._applier.write(change)
-        if count is not None:
-            await self._applier.ensure_replicas(created, count)
+            live = live or await self._applier.create_scaled_to_zero(change)
+            await self._applier.own_replicas(live, 0)
+        written = await self._applier.write(change)
+        await self._applier.ensure_replicas(written, count)
 
-    async def _set_replicas(self, plan: Plan, deployment: Object) -> None:
-        """Apply a fixed count; otherwise whoever scales the Deployment is left alone."""
-        if plan.replicas is not None:
-            await self._applier.ensure_replicas(deployment, plan.replicas)
+    def _superfluous(
+        self, key: Key, plan: Plan, owned: Mapping[tuple[Resource, str], Object]
+    ) -> Iterator[Object]:
+        """List children that the plan no longer has and nobody uses any more."""
+        wanted = {(resource_of(o), o["metadata"]["name"]) for o in plan.objects}
+        revisions = {
+            pod["metadata"].get("labels", {}).get(REVISION_LABEL) for pod in self._cache.pods(key)
+        }
+        for entry in owned.keys() - wanted:
+            if entry[0] == SERVICE_ACCOUNT and (
+                entry[1] == plan.effective.service_account
+                or revisions - {plan.choice.revision}  # old pods, which may have to be made again
+            ):
+                continue
+            yield owned[entry]
 
     async def _report(
         self, key: Key, owner: Owner, parent: Object, plan: Plan | None, problem: Finding | None
-    ) -> float | None:
+    ) -> tuple[bool, float | None]:
+        """Write the status if it changed.
+
+        Returns:
+            Whether it was written, and else the seconds after which it should be tried again.
+        """
         owned = self._cache.owned(key, owner.uid)
         seen = Observation(
             parent=parent,
             plan=plan,
             problem=problem,
             deployment=owned.get((DEPLOYMENT, owner.name)),
-            pods=tuple(self._cache.pods(key)),
+            pods=tuple(pod for pod in self._cache.pods(key) if not _is_older(pod, parent)),
             has_service=(SERVICE, owner.name) in owned,
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}
         if same_status(live, wanted):
-            return None
-        if problem is None and not live and (wait := self._hold_back(owner.uid, wanted)):
-            return wait
+            return False, None
+        if problem is None and not live and (wait := self._hold_back(key, wanted)):
+            return False, wait
+        metadata = {"name": owner.name, "namespace": owner.namespace, "uid": owner.uid}
         try:
             answer = await self._client.apply(
                 LLMDEPLOYMENT,
                 {
                     "apiVersion": LLMDEPLOYMENT.api_version,
                     "kind": LLMDEPLOYMENT.kind,
-                    "metadata": {"name": owner.name, "namespace": owner.namespace},
+                    "metadata": metadata,
                     "status": wanted,
                 },
                 manager=MANAGER,
                 subresource="status",
             )
-        except NotFoundError:
-            self._cache.forget(parent)  # deleted in a gap of the watch
-            return None
-        self._first_pass.pop(owner.uid, None)
+        except (NotFoundError, ConflictError):
+            self._cache.forget(parent)  # deleted in a gap of the watch, or another one by now
+            return False, None
+        self._first_pass.pop(key, None)
         self._cache.absorb(None, answer)
         await self._tell(parent, live, wanted)
-        return None
+        return True, None
 
-    def _hold_back(self, uid: str, wanted: dict[str, Any]) -> float | None:
+    def _hold_back(self, key: Key, wanted: dict[str, Any]) -> float | None:
         if wanted["replicas"] == wanted["desiredReplicas"]:
             return None
         now = asyncio.get_running_loop().time()
-        passed = now - self._first_pass.setdefault(uid, now)
+        passed = now - self._first_pass.setdefault(key, now)
         return FIRST_STATUS_SECONDS - passed if passed < FIRST_STATUS_SECONDS else None
 
     async def _tell(self, parent: Object, live: Object, wanted: dict[str, Any]) -> None:
@@ -220,6 +264,36 @@ class Reconciler:
 _UNEVENTFUL = {
     reason.name for reason in (reasons.STARTING, reasons.ROLLING_OUT, reasons.SCALED_TO_ZERO)
 }
+
+
+def _count_to_apply(plan: Plan, parent: Object, live: Object | None) -> int | None:
+    """Decide on the count, where it is ours to say.
+
+    Fixed: always. Not set: a Deployment that is made (again) starts from the last count, also when
+    its first count could not be written at once; one that somebody has touched since (its generation
+    counts edits of the spec) is left to whoever scales it.
+    """
+    if plan.replicas is not None:
+        return plan.replicas
+    if live is None or live["metadata"].get("generation") == 1:
+        last: int | None = (parent.get("status") or {}).get("desiredReplicas")
+        return last
+    return None
+
+
+def _refusal(error: RejectedError) -> Finding:
+    """Tell a mistake in the spec from a permission or a quota that is missing."""
+    detail = shorten(error.message)
+    if error.status == 403:
+        quota = "exceeded quota" in error.message
+        return Finding(reasons.QUOTA_EXCEEDED if quota else reasons.FORBIDDEN, {"detail": detail})
+    return Finding(reasons.INVALID_SPEC, {"detail": detail})
+
+
+def _is_older(pod: Object, parent: Object) -> bool:
+    """Tell whether a pod is of a deleted LLMDeployment of the same name."""
+    born: str = pod["metadata"].get("creationTimestamp", "")
+    return bool(born and born < parent["metadata"].get("creationTimestamp", ""))
 
 
 def _owner(parent: Object) -> Owner:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pagoda.controller.cache import ObjectCache, parent_key
 from pagoda.controller.queue import WorkQueue
@@ -18,12 +18,10 @@ from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError, NotFoundError
 from pagoda.kube.resources import CHILD_SELECTOR, LLMDEPLOYMENT, Resource
 from pagoda.observability.health import Health
-from pagoda.observability.metrics import DEPLOYMENTS, WATCH_LAG
+from pagoda.observability.metrics import DEPLOYMENTS, WATCH_SILENT
 
 log = logging.getLogger(__name__)
 
-# A change that a LIST shows first has this long to come through the watch as well.
-WATCH_GRACE_SECONDS = 30.0
 FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
 
@@ -40,7 +38,6 @@ class Relister:
         *,
         namespaces: Sequence[str],
         period: float,
-        watched_at: Mapping[Resource, float],
     ):
         self._client = client
         self._cache = cache
@@ -48,7 +45,6 @@ class Relister:
         self._health = health
         self._namespaces: Sequence[str | None] = namespaces or [None]
         self._period = period
-        self._watched_at = watched_at  # when each watch last reported anything (monotonic)
 
     async def prime(self) -> None:
         """Fill the cache, trying for as long as it takes, and queue every LLMDeployment."""
@@ -77,15 +73,15 @@ class Relister:
         """List again and again."""
         while True:
             await asyncio.sleep(self._period * random.uniform(0.9, 1.1))
-            started = time.monotonic()
-            unseen = [resource for resource in WATCHED if await self._found_unseen(resource)]
-            await asyncio.sleep(min(WATCH_GRACE_SECONDS, self._period / 2))
             for resource in WATCHED:
-                silent = resource in unseen and self._watched_at.get(resource, 0.0) < started
-                self._health.watch_checked(resource.plural, is_silent=silent)
-                WATCH_LAG.labels(resource.plural).set(self._period if silent else 0)
-                if silent:
-                    log.warning("the watch of %s is silent while things change", resource.plural)
+                started = time.monotonic()
+                if await self._found_unseen(resource):
+                    self._health.suspect(resource.plural, started)
+                else:
+                    self._health.trust(resource.plural)
+            silent = self._health.silent_watches()
+            for resource in WATCHED:
+                WATCH_SILENT.labels(resource.plural).set(resource.plural in silent)
             DEPLOYMENTS.set(len(self._cache.parents()))
 
     async def _found_unseen(self, resource: Resource) -> bool:

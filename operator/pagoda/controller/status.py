@@ -144,7 +144,12 @@ def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | Non
 
 def _desired(seen: Observation, previous: LLMDeploymentStatus) -> int:
     if seen.deployment is not None:
-        return int(seen.deployment["spec"].get("replicas", 1))
+        count = int(seen.deployment["spec"].get("replicas", 1))
+        # Just made again, and the count that it starts from still has to be written.
+        is_new = seen.deployment["metadata"].get("generation") == 1
+        last = previous.desired_replicas
+        fixed = seen.plan is not None and seen.plan.replicas is not None
+        return last if is_new and last is not None and not fixed else count
     if seen.plan is not None and seen.plan.replicas is not None:
         return seen.plan.replicas
     return 1 if previous.desired_replicas is None else previous.desired_replicas

@@ -43,7 +43,7 @@ def registry(
     client: KubeClient,
     cache: ObjectCache,
     queue: WorkQueue,
-    watched_at: dict[Resource, float],
+    watched_at: dict[str, float],
 ) -> kopf.OperatorRegistry:
     """Register the login and one handler per watched kind.
 
@@ -66,9 +66,12 @@ def registry(
 
     async def absorb(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
-        watched_at[resource_of(obj)] = time.monotonic()
-        if cache.absorb(event["type"], obj) and (key := parent_key(obj)) is not None:
-            queue.add(key)
+        watched_at[resource_of(obj).plural] = time.monotonic()
+        parents = {cache.known_parent(obj), parent_key(obj)}  # before and after
+        if cache.absorb(event["type"], obj):
+            for key in parents:
+                if key is not None:
+                    queue.add(key)
 
     for resource in WATCHED:
         kopf.on.event(

@@ -124,10 +124,13 @@ class KubeClient:
         path = resource.path(metadata["namespace"], metadata["name"])
         return await self._call("PUT", path, {}, obj)
 
-    async def merge(self, resource: Resource, namespace: str, name: str, patch: Object) -> Object:
+    async def merge(
+        self, resource: Resource, namespace: str, name: str, patch: Object, *, manager: str
+    ) -> Object:
         """Change an object by a JSON merge patch."""
         self.fence()
-        return await self._call("PATCH", resource.path(namespace, name), {}, patch, MERGE)
+        query = {"fieldManager": manager}
+        return await self._call("PATCH", resource.path(namespace, name), query, patch, MERGE)
 
     async def delete(self, resource: Resource, obj: Object) -> None:
         """Delete just this object: another one of the same name, made since, is left alone."""
@@ -139,10 +142,6 @@ class KubeClient:
             "preconditions": {"uid": metadata["uid"]},
         }
         await self._call("DELETE", path, {}, options)
-
-    async def version(self) -> Object:
-        """Ask for the API server's version: the cheapest proof that it is there."""
-        return await self._call("GET", "/version")
 
     async def _call(
         self,
@@ -174,4 +173,8 @@ class KubeClient:
         REQUESTS.labels(str(response.status), method, host).inc()
         if not 200 <= response.status < 300:
             raise error_from_response(response.status, data, response.headers.get("Retry-After"))
-        return json.loads(data) if data else {}
+        try:
+            answer: Object = json.loads(data) if data else {}
+        except ValueError as error:  # a proxy's page, or an answer cut off
+            raise TransientError(response.status, "NotJSON", str(error)) from error
+        return answer

@@ -2,18 +2,29 @@
 
 import datetime
 import logging
+import time
 import uuid
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pagoda.kube.client import KubeClient
-from pagoda.kube.errors import KubeError
+from pagoda.kube.errors import FencedError, KubeError
 from pagoda.kube.resources import EVENT
 from pagoda.render.objects import Object
 
 log = logging.getLogger(__name__)
 
 REMEMBERED = 1000
-NOTE_LIMIT = 1000  # the API allows 1024 bytes
+NOTE_LIMIT = 1000  # bytes; the API allows 1024
+SERIES_INTERVAL_SECONDS = 300.0
+
+
+class _Series(NamedTuple):
+    """An event that may come again."""
+
+    namespace: str
+    name: str
+    times: int
+    told_at: float  # monotonic
 
 
 class EventRecorder:
@@ -23,7 +34,7 @@ class EventRecorder:
         self._client = client
         self._controller = controller
         self._instance = instance
-        self._series: dict[tuple[str, str, str], tuple[Object, int]] = {}
+        self._series: dict[tuple[str, str, str], _Series] = {}
 
     async def record(
         self,
@@ -48,16 +59,9 @@ class EventRecorder:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         try:
             if known := self._series.get(key):
-                event, count = known[0], known[1] + 1
-                self._series[key] = (event, count)
-                await self._client.merge(
-                    EVENT,
-                    metadata["namespace"],
-                    event["metadata"]["name"],
-                    {"series": {"count": count, "lastObservedTime": now}},
-                )
+                await self._repeat(key, known, now)
                 return
-            event = {
+            event: Object = {
                 "apiVersion": EVENT.api_version,
                 "kind": EVENT.kind,
                 "metadata": {
@@ -68,7 +72,7 @@ class EventRecorder:
                 "type": kind,
                 "reason": reason,
                 "action": action,
-                "note": note[:NOTE_LIMIT],
+                "note": note.encode()[:NOTE_LIMIT].decode(errors="ignore"),
                 "reportingController": self._controller,
                 "reportingInstance": self._instance,
                 "regarding": {
@@ -81,10 +85,23 @@ class EventRecorder:
                 },
             }
             await self._client.create(EVENT, event)
-        except KubeError as error:
+        except (KubeError, FencedError) as error:
             log.warning("an event was lost: %s", error, extra={"reason": reason})
             self._series.pop(key, None)
             return
         if len(self._series) >= REMEMBERED:
             self._series.pop(next(iter(self._series)))
-        self._series[key] = (event, 1)
+        self._series[key] = _Series(
+            metadata["namespace"], event["metadata"]["name"], 1, time.monotonic()
+        )
+
+    async def _repeat(self, key: tuple[str, str, str], known: _Series, now: str) -> None:
+        """Count an event that came again; the API server hears of it at most every few minutes."""
+        times, due = known.times + 1, known.told_at + SERIES_INTERVAL_SECONDS
+        if time.monotonic() < due:
+            self._series[key] = known._replace(times=times)
+            return
+        series = {"series": {"count": times, "lastObservedTime": now}}
+        namespace = known.namespace
+        await self._client.merge(EVENT, namespace, known.name, series, manager=self._controller)
+        self._series[key] = known._replace(times=times, told_at=time.monotonic())

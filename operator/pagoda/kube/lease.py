@@ -38,6 +38,14 @@ class LeaseTimes:
     renew_deadline: float = 7.0
     retry: float = 1.5
 
+    def __post_init__(self) -> None:
+        """Refuse times with which two could lead at once."""
+        if not 0 < self.retry < self.renew_deadline < self.duration:
+            raise ValueError(
+                "the Lease's times must grow: retry < renew deadline < duration, got "
+                f"{self.retry:g}, {self.renew_deadline:g}, {self.duration:g} s"
+            )
+
 
 class LeaseElector:
     """Acquires, renews and releases one Lease."""

@@ -1,7 +1,7 @@
 """Liveness and readiness over HTTP."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -9,13 +9,15 @@ from aiohttp import web
 class Health:
     """Answers /healthz (the process works) and /readyz (it may be relied on)."""
 
-    def __init__(self, *, stale_after: float):
+    def __init__(self, *, stale_after: float, watched_at: Mapping[str, float]):
         """Begin unready.
 
         Args:
             stale_after: seconds for which a watch may be silent while things change.
+            watched_at: when each kind's watch last reported anything (monotonic).
         """
         self._stale_after = stale_after
+        self._watched_at = watched_at
         self._primed = False
         self._stopping = False
         self._missed_since: dict[str, float] = {}
@@ -28,18 +30,27 @@ class Health:
         """Note that the process is about to end."""
         self._stopping = True
 
-    def watch_checked(self, kind: str, *, is_silent: bool) -> None:
-        """Note whether a re-list found changes of a kind whose watch said nothing."""
-        if is_silent:
-            self._missed_since.setdefault(kind, time.monotonic())
-        else:
-            self._missed_since.pop(kind, None)
+    def suspect(self, kind: str, since: float) -> None:
+        """Note that a re-list found changes of a kind whose watch has said nothing since."""
+        self._missed_since.setdefault(kind, since)
+
+    def trust(self, kind: str) -> None:
+        """Note that a re-list found nothing that a kind's watch had missed."""
+        self._missed_since.pop(kind, None)
+
+    def silent_watches(self) -> list[str]:
+        """List kinds under suspicion that have said nothing since."""
+        return sorted(
+            kind
+            for kind, since in self._missed_since.items()
+            if self._watched_at.get(kind, 0.0) < since
+        )
 
     def dead_watches(self) -> list[str]:
-        """List kinds whose watch has been missing changes for too long: kopf may lose a watcher
-        without a word, and only a restart brings it back."""
+        """List kinds whose watch has been silent for too long: kopf may lose a watcher without a
+        word, and only a restart brings it back."""
         limit = time.monotonic() - self._stale_after
-        return sorted(kind for kind, since in self._missed_since.items() if since < limit)
+        return [kind for kind in self.silent_watches() if self._missed_since[kind] < limit]
 
     async def serve(self, port: int) -> Callable[[], Awaitable[None]]:
         """Serve both paths; returns the coroutine function that ends it."""

@@ -24,9 +24,9 @@ ACTIVE_WORKERS = Gauge(
 MAX_WORKERS = Gauge(
     "controller_runtime_max_concurrent_reconciles", "Workers there are.", ["controller"]
 ).labels(CONTROLLER)
-WATCH_LAG = Gauge(
-    "pagoda_watch_lag_seconds",
-    "Age of changes that a re-list found and the watch had not reported; 0 when it had all.",
+WATCH_SILENT = Gauge(
+    "pagoda_watch_silent",
+    "1 when a re-list found changes that the kind's watch had not reported.",
     ["kind"],
 )
 DEPLOYMENTS = Gauge("pagoda_llmdeployments", "LLMDeployments known.")

@@ -15,7 +15,6 @@ from pagoda.render.template import (
     TemplateChoice,
     choose_template,
     controller_revision,
-    controller_revision_name,
 )
 
 
@@ -24,7 +23,7 @@ class Facts:
     """What rendering needs to know besides the spec."""
 
     default_images: Mapping[str, str]
-    controller_revisions: Mapping[str, Object]  # ours, by name
+    pinned: Object | None  # the ControllerRevision kept for this spec
     live_deployment: Object | None
 
 
@@ -58,7 +57,7 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         owner=owner,
         spec_hash=hash_of_spec,
         fresh=pod_template(owner, eff, account),
-        pinned=facts.controller_revisions.get(controller_revision_name(owner, hash_of_spec)),
+        pinned=facts.pinned,
         live_deployment=facts.live_deployment,
     )
     objects = [

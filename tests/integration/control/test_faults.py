@@ -89,3 +89,15 @@ def test_unlabelled_child_is_taken_back(api: Api, operator: OperatorProcess):
             == "pagoda"
         )
     )
+
+
+def test_port_edited_while_the_operator_was_down_is_repaired(api: Api, operator_process):
+    first = operator_process("first").start()
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: api.get("service", "toy"))
+    first.stop()
+    ports = [{"port": 81, "targetPort": "http", "name": "http"}]
+    api.patch("service", "toy", {"spec": {"ports": ports}})
+    operator_process("second").start()
+    eventually(lambda: [p["port"] for p in api.get("service", "toy")["spec"]["ports"]] == [80])
+    assert api.condition("toy")["reason"] == "Starting"

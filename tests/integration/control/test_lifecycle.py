@@ -82,6 +82,7 @@ PORTS = [{"port": 81, "targetPort": "http", "name": "http"}]
     [
         ("service", {"spec": {"ports": PORTS}}, "spec.ports"),
         ("service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}, "metadata.labels"),
+        ("service", {"spec": {"selector": {"version": "v2"}}}, "spec.selector"),
         ("pdb", {"spec": {"maxUnavailable": 5}}, "spec.maxUnavailable"),
         ("deployment", {"spec": {"strategy": {"rollingUpdate": {"maxSurge": 3}}}}, "spec.strategy"),
         ("deployment", {"spec": {"replicas": 7}}, "spec.replicas"),
@@ -106,6 +107,65 @@ def test_edits_of_our_fields_are_repaired(api: Api, operator: OperatorProcess, k
     before = value()
     api.patch(kind, "toy", edit)
     eventually(lambda: value() == before, what=f"{path} is repaired")
+
+
+def test_port_can_be_changed_after_a_repair(api: Api, operator: OperatorProcess):
+    """The repair must not leave an owner behind who keeps the old port."""
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    api.patch("service", "toy", {"spec": {"ports": PORTS}})
+
+    def ports() -> list[int]:
+        return [port["port"] for port in api.get("service", "toy")["spec"]["ports"]]
+
+    eventually(lambda: ports() == [80])
+    api.apply(manifest("toy", api.namespace, expose={"service": {"port": 8080}}))
+    eventually(lambda: ports() == [8080])
+    eventually(lambda: api.get("llmd", "toy")["status"]["url"].endswith(":8080/v1"))
+
+
+def test_quick_edits_end_in_the_last_one(api: Api, operator: OperatorProcess):
+    """Edits that come in while a pass writes must not be lost with its answers."""
+    for number in range(12):
+        api.apply(manifest("toy", api.namespace, engine={"args": [f"--seed={number}"]}))
+
+    def arrived() -> bool:
+        assert api.condition("toy")["observedGeneration"] == 12
+        return "--seed=11" in str(api.get("deployment", "toy")["spec"]["template"])
+
+    eventually(arrived)
+
+
+def test_unlabelled_controller_revision_is_found_again(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    (revision,) = api.list("controllerrevisions")
+    name = revision["metadata"]["name"]
+    api.patch("controllerrevision", name, {"metadata": {"labels": None}})
+    eventually(lambda: children(api) == ALL, what="the label is back")
+    assert api.condition("toy")["reason"] == "Starting"
+
+
+def test_child_that_lost_its_owner_is_reported(api: Api, operator: OperatorProcess):
+    api.apply(manifest("toy", api.namespace))
+    eventually(lambda: children(api) == ALL)
+    api.patch("service", "toy", {"metadata": {"ownerReferences": None}})
+    api.wait_reason("toy", "ResourceConflict")
+
+
+def test_own_service_account_outlives_a_switch_until_no_pod_uses_it(
+    api: Api, operator: OperatorProcess
+):
+    api.apply(manifest("toy", api.namespace))
+    api.wait_reason("toy", "Starting")
+    api.become_ready("toy")
+    api.apply(manifest("toy", api.namespace, serviceAccountName="not-there-yet"))
+    eventually(lambda: "not-there-yet" in str(api.get("deployment", "toy")["spec"]["template"]))
+    operator.settle()
+    assert api.get("serviceaccount", "toy") is not None, "the old pod may have to be made again"
+    api.kubectl("create", "serviceaccount", "not-there-yet")
+    api.become_ready("toy", timeout=60)
+    eventually(lambda: api.get("serviceaccount", "toy") is None)
 
 
 def test_foreign_fields_are_left_alone(api: Api, operator: OperatorProcess):

@@ -73,3 +73,23 @@ def test_list_of_one_namespace_leaves_the_others_alone():
     cache.replace(LLMDEPLOYMENT, [], "one", 99)
     assert [key.namespace for key in cache.parents()] == ["two"]
     cache.replace(POD, [], None, 0)
+
+
+def test_deleted_object_is_not_brought_back_by_a_late_answer():
+    cache, parent = ObjectCache(), llmd()
+    cache.absorb("ADDED", at(parent, 5))
+    cache.absorb("DELETED", at(parent, 8))
+    assert not cache.absorb(None, at(parent, 7))
+    assert cache.replace(LLMDEPLOYMENT, [at(parent, 6)], None, 5) == []
+    assert cache.parent(KEY) is None
+    assert cache.absorb("ADDED", at(parent, 9)), "it has our label again"
+
+
+def test_former_parent_is_known_until_the_news_is_in():
+    cache, child = ObjectCache(), live(only(plan(), "Deployment"))
+    cache.absorb("ADDED", child)
+    orphan = at(child, 10**9)
+    orphan["metadata"]["ownerReferences"] = []
+    assert cache.known_parent(orphan) == KEY
+    assert cache.absorb("MODIFIED", orphan)
+    assert cache.known_parent(orphan) is None

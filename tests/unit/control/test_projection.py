@@ -60,3 +60,8 @@ def test_lost_key_of_an_item_is_put_back():
     renamed = edited(ports=[{"port": 81, "protocol": "TCP", "targetPort": "http"}])
     assert restored_lists(renamed, WANTED) == {"spec": {"ports": WANTED["spec"]["ports"]}}
     assert restored_lists(edited(), WANTED) is None
+
+
+def test_keys_added_to_an_atomic_map_are_drift():
+    wanted = {"spec": {"selector": {"a": "1"}}}
+    assert project({"spec": {"selector": {"a": "1", "b": "2"}}}, wanted) != wanted

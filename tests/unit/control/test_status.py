@@ -125,6 +125,18 @@ def test_change_of_count_does_not_flip_ready():
     assert fewer["reason"] == "Scaling"
 
 
+def test_count_of_a_deployment_just_made_again_is_not_taken_for_a_wish():
+    parent = llmd() | {"status": status_of([pod(revision=REV)], replicas=5)}
+    assert status_of([], parent=parent, replicas=1)["desiredReplicas"] == 5
+
+
+def test_earlier_crash_of_a_pod_that_runs_again_is_no_cause():
+    state = crashed(137, reason="OOMKilled")
+    state[0]["started"] = True
+    status = status_of([pod(revision=REV, ready=False, containerStatuses=state)])
+    assert status["reason"] == "Starting"
+
+
 def test_broken_replica_degrades_but_serves():
     parent = llmd() | {"status": status_of([pod(revision=REV)])}
     broken = pod("b", revision=REV, ready=False, containerStatuses=crashed(1, message="boom"))
