@@ -93,6 +93,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
 def _operator(args: argparse.Namespace) -> int:
     # Imported here so that `pagoda crd` needs neither kopf nor the Kubernetes client.
     from pagoda.controller import app
+    from pagoda.kube.errors import SettingsError
     from pagoda.kube.lease import LeaseTimes
     from pagoda.observability import logs
 
@@ -106,25 +107,28 @@ def _operator(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"pagoda: {error}", file=sys.stderr)
         return 2
-    return app.main(
-        app.Options(
-            identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}_{os.getpid()}",
-            lease_namespace=args.lease_namespace,
-            lease_name=args.lease_name,
-            namespaces=tuple(filter(None, args.namespace)),
-            default_images=dict(args.engine_image),
-            workers=args.workers,
-            health_port=args.health_port,
-            metrics_port=args.metrics_port,
-            relist_seconds=args.relist_seconds,
-            inactivity_seconds=args.inactivity_seconds,
-            dead_watch_seconds=args.dead_watch_seconds,
-            shutdown_seconds=args.shutdown_seconds,
-            transient_cap_seconds=args.transient_cap_seconds,
-            terminal_cap_seconds=args.terminal_cap_seconds,
-            lease=lease,
-        )
+    options = app.Options(
+        identity=os.environ.get("POD_NAME") or f"{socket.gethostname()}_{os.getpid()}",
+        lease_namespace=args.lease_namespace,
+        lease_name=args.lease_name,
+        namespaces=tuple(filter(None, args.namespace)),
+        default_images=dict(args.engine_image),
+        workers=args.workers,
+        health_port=args.health_port,
+        metrics_port=args.metrics_port,
+        relist_seconds=args.relist_seconds,
+        inactivity_seconds=args.inactivity_seconds,
+        dead_watch_seconds=args.dead_watch_seconds,
+        shutdown_seconds=args.shutdown_seconds,
+        transient_cap_seconds=args.transient_cap_seconds,
+        terminal_cap_seconds=args.terminal_cap_seconds,
+        lease=lease,
     )
+    try:
+        return app.main(options)
+    except SettingsError as error:
+        print(f"pagoda: {error}", file=sys.stderr)
+        return 2
 
 
 def _crd(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 from prometheus_client import Counter
 
-from pagoda.kube.errors import TransientError, error_from_response
+from pagoda.kube.errors import SettingsError, TransientError, error_from_response
 from pagoda.kube.resources import Resource
 from pagoda.render.objects import Object
 
@@ -54,10 +54,15 @@ class KubeClient:
     async def connect(cls, **kwargs: Any) -> Self:
         """Connect by KUBECONFIG where it is set, else by the pod's service account, else ~/.kube."""
         configuration = Configuration()
-        if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-            kube_config.load_incluster_config(client_configuration=configuration)
-        else:
-            await kube_config.load_kube_config(client_configuration=configuration)
+        try:
+            if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+                kube_config.load_incluster_config(client_configuration=configuration)
+            else:
+                await kube_config.load_kube_config(client_configuration=configuration)
+        except kube_config.ConfigException as error:
+            raise SettingsError(
+                f"no API server to talk to ({error}); set KUBECONFIG or run in a pod"
+            ) from error
         return cls(configuration, **kwargs)
 
     async def close(self) -> None:

@@ -30,6 +30,10 @@ class RejectedError(KubeError):
     """Trying again changes nothing: the request itself is refused (validation, admission, RBAC)."""
 
 
+class SettingsError(Exception):
+    """Neither a pod's service account nor a kubeconfig tells where the API server is."""
+
+
 class FencedError(Exception):
     """This process may not write: its Lease has run out."""
 
