@@ -83,7 +83,7 @@ format: setup ## rewrite the sources in the project's format
 
 # --- A real cluster on this machine -----------------------------------------------------------
 .PHONY: cluster-binaries
-cluster-binaries: setup ## build Kubernetes and what belongs to it (cold: 15 to 20 minutes)
+cluster-binaries: setup ## build Kubernetes and what belongs to it (cold: 10 to 15 minutes)
 	$(PY) -m dev.cluster build
 
 .PHONY: images
