@@ -141,15 +141,13 @@ async def _watch_and_lead(
         leading.cancel()
         await asyncio.wait({leading}, timeout=options.shutdown_seconds)
     elif (error := leading.exception()) is not None:
-        log.error("ending: %s", error, exc_info=None if _is_expected(error) else error)
+        log.error(
+            "ending: %s", error, exc_info=None if isinstance(error, LeaseLostError) else error
+        )
         code = 1
     kopf_stop.set()
     await asyncio.wait({watching}, timeout=options.shutdown_seconds)
     return code
-
-
-def _is_expected(error: BaseException) -> bool:
-    return isinstance(error, LeaseLostError)
 
 
 def _on_signals(stop: asyncio.Event) -> None:

@@ -117,7 +117,7 @@ class KubeClient:
     async def create(self, resource: Resource, obj: Object) -> Object:
         """Create an object by POST."""
         self.fence()
-        return await self._call("POST", resource.path(obj["metadata"]["namespace"]), {}, obj)
+        return await self.create_unfenced(resource, obj)
 
     async def create_unfenced(self, resource: Resource, obj: Object) -> Object:
         """Create an object without holding the Lease: for the Lease itself."""
