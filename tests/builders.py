@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
+from pagoda.render.effective import Settings
 from pagoda.render.objects import (
     MANAGED_BY,
     MANAGED_BY_LABEL,
@@ -58,7 +59,7 @@ def plan(
     deployment: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Plan:
-    facts = Facts(images or {}, pinned, deployment)
+    facts = Facts(Settings(images or {}), pinned, deployment)
     return desired(owner, LLMDeploymentSpec.model_validate(spec(**fields)), facts)
 
 

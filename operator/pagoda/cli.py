@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pagoda.api.crd import custom_resource_definition, to_yaml
 from pagoda.engines import ENGINES
+from pagoda.render.effective import Settings
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -59,7 +60,20 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
         type=_engine_image,
         default=[_engine_image(item) for item in _env("ENGINE_IMAGE", "").split(",") if item],
         metavar="ENGINE=IMAGE",
-        help="default image of an engine (repeatable)",
+        help="default image of an engine, or of an engine on one accelerator as in vllm-cpu "
+        "(repeatable)",
+    )
+    parser.add_argument(
+        "--fetch-image",
+        default=_env("FETCH_IMAGE", Settings.fetch_image),
+        metavar="IMAGE",
+        help="image whose `pagoda fetch` downloads models (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hub-endpoint",
+        default=_env("HUB_ENDPOINT", "") or None,
+        metavar="URL",
+        help="mirror of the Hugging Face hub for hf:// models",
     )
     parser.add_argument("--workers", type=int, default=int(_env("WORKERS", "4")))
     parser.add_argument("--health-port", type=int, default=int(_env("HEALTH_PORT", "8080")))
@@ -112,7 +126,11 @@ def _operator(args: argparse.Namespace) -> int:
         lease_namespace=args.lease_namespace,
         lease_name=args.lease_name,
         namespaces=tuple(filter(None, args.namespace)),
-        default_images=dict(args.engine_image),
+        rendering=Settings(
+            images=dict(args.engine_image),
+            fetch_image=args.fetch_image,
+            hub_endpoint=args.hub_endpoint,
+        ),
         workers=args.workers,
         health_port=args.health_port,
         metrics_port=args.metrics_port,
@@ -144,9 +162,10 @@ def _crd(args: argparse.Namespace) -> int:
 
 def _engine_image(text: str) -> tuple[str, str]:
     engine, separator, image = text.partition("=")
-    if not separator or not image or engine not in ENGINES:
+    known = [*ENGINES, *(f"{p.name}-{kind}" for p in ENGINES.values() for kind in p.images)]
+    if not separator or not image or engine not in known:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not ENGINE=IMAGE with ENGINE one of {', '.join(ENGINES)}"
+            f"{text!r} is not ENGINE=IMAGE with ENGINE one of {', '.join(known)}"
         )
     return engine, image
 

@@ -182,7 +182,7 @@ def test_change_under_load_loses_no_request(toy: Api):
 @pytest.mark.parametrize(
     ("fields", "reason", "message"),
     [
-        ({"model": {"uri": "pvc://no-such-claim/x"}}, "VolumeUnavailable", "no-such-claim"),
+        ({"model": {"uri": "pvc://no-such-claim/x"}}, "VolumeNotFound", "no-such-claim"),
         ({"model": {"uri": "pvc://models/no-such-folder"}}, "EngineCrashed", "no-such-folder"),
         ({"engine": {"image": "localhost/no-such:image"}}, "ImagePullFailed", "localhost/no-such:image"),
         ({"resources": {"cpu": "1000", "memory": "1Gi"}}, "Unschedulable", "Insufficient cpu"),

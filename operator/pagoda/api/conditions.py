@@ -21,6 +21,7 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
+    ROUTES_READY = "RoutesReady"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,15 @@ SCALED_TO_ZERO = Reason(
     "The wanted count is 0, so nothing serves.",
     "To serve again, set spec.replicas above 0.",
 )
+SUSPENDED = Reason(
+    "Suspended",
+    "Suspended",
+    "False",
+    "False",
+    "False",
+    "Suspended: no replica runs.",
+    "To serve again, set spec.suspend to false.",
+)
 STARTING = _progressing(
     "Starting",
     "Starting",
@@ -112,29 +122,132 @@ ROLLING_OUT = _progressing(
     "Wait; requests in flight are finished first.",
     is_routine=True,
 )
+DOWNLOADING = _progressing(
+    "Downloading",
+    "Downloading",
+    "The model is being downloaded: {detail}.",
+    "Wait; a replica keeps what it has, also across a restart of the download.",
+    is_routine=True,
+)
+WAITING_FOR_DRAIN = _progressing(
+    "WaitingForDrain",
+    "Updating",
+    "A new replica waits for the room of one that is finishing its requests.",
+    "Wait; spec.rollout.drainSeconds bounds it.",
+    is_routine=True,
+)
+REPLACING_IN_PLACE = _progressing(
+    "ReplacingInPlace",
+    "Updating",
+    "There is no room for an extra replica, so the only one is stopped before its successor starts: "
+    "nothing serves from the end of its requests until the new one has loaded the model.",
+    "Wait; to avoid it, add capacity for one more replica or run two.",
+    is_routine=True,
+)
+INSUFFICIENT_GPU = _progressing(
+    "InsufficientGPU",
+    "Pending",
+    "No node has enough free GPUs: {detail}",
+    "Free or add GPUs, or lower spec.resources.gpu.count.",
+)
 UNSCHEDULABLE = _progressing(
     "Unschedulable",
     "Pending",
     "No node takes the replica: {detail}",
     "Free or add capacity, or change spec.resources or spec.scheduling.",
 )
-VOLUME_UNAVAILABLE = _progressing(
-    "VolumeUnavailable",
+VOLUME_NOT_FOUND = _progressing(
+    "VolumeNotFound",
     "Pending",
-    "The model's volume cannot be used: {detail}",
+    "The model's volume does not exist: {detail}",
     "Create the PersistentVolumeClaim named in spec.model.uri, or correct the URI.",
+)
+VOLUME_NOT_BOUND = _progressing(
+    "VolumeNotBound",
+    "Pending",
+    "The model's volume cannot be used yet: {detail}",
+    "Look at the claim: kubectl describe pvc CLAIM; it needs a StorageClass that provisions, or a "
+    "PersistentVolume that fits.",
+)
+IMAGE_NOT_FOUND = _progressing(
+    "ImageNotFound",
+    "Failing",
+    "The image {image} does not exist: {detail}",
+    "Correct spec.engine.image.",
+)
+IMAGE_PULL_DENIED = _progressing(
+    "ImagePullDenied",
+    "Failing",
+    "The registry does not give the image {image}: {detail}",
+    "Name a Secret with the registry's credentials in spec.engine.imagePullSecrets, or correct it.",
 )
 IMAGE_PULL_FAILED = _progressing(
     "ImagePullFailed",
     "Failing",
-    "The engine image {image} cannot be pulled: {detail}",
-    "Check spec.engine.image and spec.engine.imagePullSecrets.",
+    "The image {image} cannot be pulled: {detail}",
+    "Check that the nodes reach the registry, and spec.engine.image.",
+)
+SECRET_NOT_FOUND = _progressing(
+    "SecretNotFound",
+    "Failing",
+    "A Secret or ConfigMap that the replica needs does not exist: {detail}",
+    "Create it, or correct the reference in spec.model.secretRef or spec.engine.env.",
+)
+SECRET_KEY_NOT_FOUND = _progressing(
+    "SecretKeyNotFound",
+    "Failing",
+    "A Secret or ConfigMap lacks a key that the replica needs: {detail}",
+    "Add the key, or correct the reference in spec.model.secretRef (key HF_TOKEN) or spec.engine.env.",
 )
 CONFIG_ERROR = _progressing(
     "ContainerConfigError",
     "Failing",
-    "The engine's container cannot be made: {detail}",
-    "Create the Secret or ConfigMap that spec.engine.env refers to, or correct the reference.",
+    "The container cannot be made: {detail}",
+    "Correct what the message names.",
+)
+MODEL_ACCESS_DENIED = _stalled(
+    "ModelAccessDenied",
+    "Failed",
+    "The hub does not give the model: {detail}",
+    "Accept the model's licence there, and name a Secret with a valid HF_TOKEN in "
+    "spec.model.secretRef.",
+)
+MODEL_NOT_FOUND = _stalled(
+    "ModelNotFound",
+    "Failed",
+    "There is no such model: {detail}",
+    "Correct spec.model.uri or spec.model.revision.",
+)
+MODEL_FORMAT_UNSUPPORTED = _stalled(
+    "ModelFormatUnsupported",
+    "Failed",
+    "The model cannot be served as it is: {detail}",
+    "Name a model with *.safetensors of an architecture that the engine supports.",
+)
+CHECKSUM_MISMATCH = _stalled(
+    "ChecksumMismatch",
+    "Failed",
+    "What was downloaded is not what the hub lists: {detail}",
+    "Look for a proxy or mirror that changes files, then delete the pod to try again.",
+)
+MODEL_TOO_LARGE = _stalled(
+    "ModelTooLarge",
+    "Failed",
+    "The model does not fit: {detail}",
+    "Raise spec.resources (memory, or GPUs with spec.parallelism.tensor), or lower the context length "
+    "by spec.engine.args.",
+)
+DISK_FULL = _progressing(
+    "DiskFull",
+    "Failing",
+    "The model does not fit on the disk: {detail}",
+    "Free or add space on the node, or give the volume `model` more room by spec.podTemplate.",
+)
+HUB_UNAVAILABLE = _progressing(
+    "HubUnavailable",
+    "Failing",
+    "The hub cannot be reached: {detail}",
+    "Check that pods reach the hub or its mirror; the download goes on by itself.",
 )
 OUT_OF_MEMORY = _progressing(
     "OutOfMemory",
@@ -142,17 +255,50 @@ OUT_OF_MEMORY = _progressing(
     "The engine was killed at its memory limit ({restarts} restarts).",
     "Raise spec.resources.memory.",
 )
+GPU_OUT_OF_MEMORY = _progressing(
+    "GPUOutOfMemory",
+    "Failing",
+    "The engine ran out of GPU memory ({restarts} restarts): {detail}",
+    "Give it more or larger GPUs (spec.resources.gpu, spec.parallelism.tensor), or lower the context "
+    "length or the batch by spec.engine.args.",
+)
 ENGINE_CRASHED = _progressing(
     "EngineCrashed",
     "Failing",
     "The engine exited with code {code} ({restarts} restarts): {detail}",
     "Read the pod's log: kubectl logs deployment/NAME --previous.",
 )
+ENGINE_HUNG = _progressing(
+    "EngineHung",
+    "Failing",
+    "The engine took requests and made no progress, so it was restarted ({restarts} restarts): "
+    "{detail}",
+    "Wait for the restart; if it comes back, look for a driver error on the node or try another "
+    "spec.engine.image.",
+)
+NODE_LOST = _progressing(
+    "NodeLost",
+    "Failing",
+    "A replica's node does not answer: {detail}",
+    "Look at the node; the replica is made anew elsewhere when the node's toleration time is over.",
+)
+EVICTED = _progressing(
+    "Evicted",
+    "Failing",
+    "A replica was ended by its node: {detail}",
+    "Change what the message names, for example spec.resources.",
+)
 QUOTA_EXCEEDED = _progressing(
     "QuotaExceeded",
     "Failing",
     "The namespace's quota does not allow the pod: {detail}",
     "Raise the ResourceQuota or lower spec.resources.",
+)
+POD_TEMPLATE_INVALID = _stalled(
+    "PodTemplateInvalid",
+    "Failed",
+    "spec.podTemplate cannot be used: {detail}. Nothing was changed by it.",
+    "Correct what the message names in spec.podTemplate.",
 )
 POD_REJECTED = _progressing(
     "PodRejected",
@@ -196,15 +342,37 @@ REASONS: tuple[Reason, ...] = (
     SCALING,
     DEGRADED,
     SCALED_TO_ZERO,
+    SUSPENDED,
     STARTING,
     ROLLING_OUT,
+    DOWNLOADING,
+    WAITING_FOR_DRAIN,
+    REPLACING_IN_PLACE,
+    INSUFFICIENT_GPU,
     UNSCHEDULABLE,
-    VOLUME_UNAVAILABLE,
+    VOLUME_NOT_FOUND,
+    VOLUME_NOT_BOUND,
+    IMAGE_NOT_FOUND,
+    IMAGE_PULL_DENIED,
     IMAGE_PULL_FAILED,
+    SECRET_NOT_FOUND,
+    SECRET_KEY_NOT_FOUND,
     CONFIG_ERROR,
+    MODEL_ACCESS_DENIED,
+    MODEL_NOT_FOUND,
+    MODEL_FORMAT_UNSUPPORTED,
+    CHECKSUM_MISMATCH,
+    MODEL_TOO_LARGE,
+    DISK_FULL,
+    HUB_UNAVAILABLE,
     OUT_OF_MEMORY,
+    GPU_OUT_OF_MEMORY,
     ENGINE_CRASHED,
+    ENGINE_HUNG,
+    NODE_LOST,
+    EVICTED,
     QUOTA_EXCEEDED,
+    POD_TEMPLATE_INVALID,
     POD_REJECTED,
     FORBIDDEN,
     NOT_APPLIED_YET,

@@ -38,6 +38,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Status", "string", ".status.state", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Reason", "string", ".status.reason", 1),
+    ("GPUs", "integer", ".status.gpus", 1),
     ("Image", "string", ".status.image", 1),
     ("URL", "string", ".status.url", 1),
 )

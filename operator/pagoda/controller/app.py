@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 
 import kopf
@@ -30,6 +30,7 @@ from pagoda.kube.lease import LeaseElector, LeaseLostError, LeaseTimes
 from pagoda.observability import metrics
 from pagoda.observability.health import Health
 from pagoda.observability.logs import reconciling
+from pagoda.render.effective import Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Options:
     lease_namespace: str
     lease_name: str = "pagoda-operator"
     namespaces: Sequence[str] = ()  # empty: the whole cluster
-    default_images: Mapping[str, str] = field(default_factory=dict)
+    rendering: Settings = field(default_factory=Settings)
     workers: int = 4
     health_port: int = 8080
     metrics_port: int = 9090
@@ -90,7 +91,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         period=options.relist_seconds,
     )
     recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
-    reconciler = Reconciler(client, cache, recorder, default_images=options.default_images)
+    reconciler = Reconciler(client, cache, recorder, settings=options.rendering)
     leader = _Leader(options, elector, relister, queue, reconciler, health)
     try:
         # Before kopf, which in namespaced mode would never notice a CRD that comes later.

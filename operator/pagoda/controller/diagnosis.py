@@ -140,7 +140,11 @@ def _not_scheduled(pod: Object) -> Finding | None:
     message = shorten(scheduled.get("message", ""))
     # The scheduler has no reason of its own for these (volumebinding plugin's messages).
     volume = "persistentvolumeclaim" in message or "PersistentVolumeClaim" in message
-    reason = reasons.VOLUME_UNAVAILABLE if volume else reasons.UNSCHEDULABLE
+    if volume:
+        missing = "not found" in message
+        reason = reasons.VOLUME_NOT_FOUND if missing else reasons.VOLUME_NOT_BOUND
+    else:
+        reason = reasons.UNSCHEDULABLE
     return Finding(reason, {"detail": message})
 
 

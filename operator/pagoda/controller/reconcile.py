@@ -28,7 +28,7 @@ from pagoda.kube.resources import (
     Resource,
     resource_of,
 )
-from pagoda.render.effective import SpecError, spec_hash
+from pagoda.render.effective import Settings, SpecError, spec_hash
 from pagoda.render.objects import REVISION_LABEL, Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
 from pagoda.render.template import controller_revision_name
@@ -55,13 +55,13 @@ class Reconciler:
         cache: ObjectCache,
         recorder: EventRecorder,
         *,
-        default_images: Mapping[str, str],
+        settings: Settings,
     ):
         self._client = client
         self._cache = cache
         self._recorder = recorder
         self._applier = Applier(client, cache)
-        self._default_images = default_images
+        self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
     async def reconcile(self, key: Key) -> float | None:
@@ -112,7 +112,7 @@ class Reconciler:
         try:
             spec = LLMDeploymentSpec.model_validate(parent["spec"])
             facts = Facts(
-                default_images=self._default_images,
+                settings=self._settings,
                 pinned=await self._pinned(owner, spec, owned),
                 live_deployment=owned.get((DEPLOYMENT, owner.name)),
             )
@@ -171,9 +171,12 @@ class Reconciler:
 
     async def _write_deployment(self, plan: Plan, parent: Object, change: Change) -> None:
         count, live = _count_to_apply(plan, parent, change.live), change.live
-        if count == 0:
+        if count == 0 and (live is None or live["spec"].get("replicas") == 0):
             live = live or await self._applier.create_scaled_to_zero(change)
             await self._applier.own_replicas(live, 0)
+        elif live is not None and plan.resumed_replicas is not None:
+            # Before the mark of the suspension goes, or a pass that is cut off would forget it.
+            await self._applier.ensure_replicas(live, count)
         written = await self._applier.write(change)
         await self._applier.ensure_replicas(written, count)
 
@@ -269,12 +272,15 @@ _UNEVENTFUL = {
 def _count_to_apply(plan: Plan, parent: Object, live: Object | None) -> int | None:
     """Decide on the count, where it is ours to say.
 
-    Fixed: always. Not set: a Deployment that is made (again) starts from the last count, also when
-    its first count could not be written at once; one that somebody has touched since (its generation
-    counts edits of the spec) is left to whoever scales it.
+    Fixed: always. Resumed: the count from before the suspension. Not set: a Deployment that is made
+    (again) starts from the last count, also when its first count could not be written at once; one
+    that somebody has touched since (its generation counts edits of the spec) is left to whoever
+    scales it.
     """
     if plan.replicas is not None:
         return plan.replicas
+    if plan.resumed_replicas is not None:
+        return plan.resumed_replicas
     if live is None or live["metadata"].get("generation") == 1:
         last: int | None = (parent.get("status") or {}).get("desiredReplicas")
         return last

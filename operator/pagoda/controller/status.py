@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
 from pagoda.api.conditions import ConditionType, Reason, Status
-from pagoda.api.v1alpha1 import Condition, LLMDeploymentStatus, Rendering
+from pagoda.api.status import Address, Condition, LLMDeploymentStatus, Rendering
 from pagoda.controller.diagnosis import (
     Finding,
     deployment_condition,
@@ -19,9 +19,15 @@ from pagoda.controller.diagnosis import (
 )
 from pagoda.render.objects import REVISION_LABEL, SELECTOR_LABEL, Object
 from pagoda.render.plan import Plan
+from pagoda.render.suspension import suspended_count
 
 # These wait for capacity or another object, for as long as it takes; a deadline says nothing new.
-OUTLAST_DEADLINE = (reasons.UNSCHEDULABLE, reasons.VOLUME_UNAVAILABLE)
+OUTLAST_DEADLINE = (
+    reasons.INSUFFICIENT_GPU,
+    reasons.UNSCHEDULABLE,
+    reasons.VOLUME_NOT_FOUND,
+    reasons.VOLUME_NOT_BOUND,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class _Counts:
     """Pods by what they do; leaving ones are counted nowhere."""
 
     desired: int
+    is_suspended: bool = False
     current: list[Object] = field(default_factory=list)  # of the revision in force
     old: list[Object] = field(default_factory=list)
     serving_current: int = 0
@@ -75,7 +82,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
             last_transition_time=_since(previous, kind, status, now),
         )
         for kind, (status, reason, text) in _conditions(
-            finding.reason, message, counts, seen.plan
+            finding.reason, message, counts, seen
         ).items()
     ]
     plan = seen.plan
@@ -85,11 +92,13 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         engine=plan.effective.profile.name if plan else previous.engine,
         image=plan.image if plan else previous.image,
         url=_url(seen, previous),
+        addresses=_addresses(seen, previous),
+        gpus=_gpus(seen),
         replicas=len(counts.current) + len(counts.old),
         ready_replicas=counts.serving,
         desired_replicas=counts.desired,
         selector=f"{SELECTOR_LABEL}={metadata['name']}",
-        ready=f"{counts.serving}/{counts.desired}",
+        ready=f"{counts.serving}/{0 if counts.is_suspended else counts.desired}",
         state=finding.reason.state,
         reason=finding.reason.name,
         revision=revision,
@@ -127,6 +136,20 @@ def _url(seen: Observation, previous: LLMDeploymentStatus) -> str | None:
     return seen.plan.url if seen.plan else previous.url
 
 
+def _addresses(seen: Observation, previous: LLMDeploymentStatus) -> list[Address] | None:
+    if not seen.has_service:
+        return None
+    return [Address(name="internal", url=seen.plan.url)] if seen.plan else previous.addresses
+
+
+def _gpus(seen: Observation) -> int | None:
+    """Count the GPUs of pods that hold or ask for some, stopping ones included."""
+    if seen.plan is None or seen.plan.effective.gpus is None:
+        return None
+    holding = [p for p in seen.pods if p["status"].get("phase") not in ("Failed", "Succeeded")]
+    return seen.plan.effective.gpus.count * len(holding)
+
+
 def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None) -> _Counts:
     staying = [pod for pod in seen.pods if not is_leaving(pod)]
     current = [
@@ -135,6 +158,7 @@ def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | Non
     old = [pod for pod in staying if pod not in current]
     return _Counts(
         desired=_desired(seen, previous),
+        is_suspended=seen.plan is not None and seen.plan.is_suspended,
         current=current,
         old=old,
         serving_current=sum(map(is_serving, current)),
@@ -143,6 +167,10 @@ def _count(seen: Observation, previous: LLMDeploymentStatus, revision: str | Non
 
 
 def _desired(seen: Observation, previous: LLMDeploymentStatus) -> int:
+    if seen.plan is not None and seen.plan.is_suspended:
+        kept = suspended_count(seen.deployment)
+        last = previous.desired_replicas
+        return kept if kept is not None else 1 if last is None else last
     if seen.deployment is not None:
         count = int(seen.deployment["spec"].get("replicas", 1))
         # Just made again, and the count that it starts from still has to be written.
@@ -161,6 +189,8 @@ def _cause(
     """Decide on the reason: what we could not do, then what has been reached, then what hinders."""
     if seen.problem is not None:
         return seen.problem
+    if counts.is_suspended:
+        return Finding(reasons.SUSPENDED)
     if counts.desired == 0 and not counts.serving:
         return Finding(reasons.SCALED_TO_ZERO)
     hindrance = diagnose_pods(seen.pods)
@@ -215,11 +245,11 @@ def _message(finding: Finding) -> str:
 
 
 def _conditions(
-    reason: Reason, message: str, counts: _Counts, plan: Plan | None
+    reason: Reason, message: str, counts: _Counts, seen: Observation
 ) -> dict[ConditionType, tuple[Status, str, str]]:
     serves = counts.serving > 0
     workload: Status = "True" if reason is reasons.READY else "False"
-    overridden = plan.effective.overridden_args if plan else []
+    overridden = seen.plan.effective.overridden_args if seen.plan else []
     note = (
         f" Of spec.engine.args, ignored: {', '.join(overridden)}; the operator sets them."
         if overridden
@@ -244,13 +274,18 @@ def _conditions(
         ),
         ConditionType.MODEL_READY: _model_ready(reason, message, counts),
         ConditionType.WORKLOAD_READY: (workload, reason.name, message + note),
+        ConditionType.ROUTES_READY: (
+            ("True", "ServiceReady", "The Service exists.")
+            if seen.has_service
+            else ("False", "ServiceMissing", "The Service does not exist yet.")
+        ),
     }
 
 
 def _model_ready(reason: Reason, message: str, counts: _Counts) -> tuple[Status, str, str]:
     if counts.serving_current:
         return "True", "Loaded", "The model is loaded."
-    if reason is reasons.VOLUME_UNAVAILABLE:
+    if reason in (reasons.VOLUME_NOT_FOUND, reasons.VOLUME_NOT_BOUND):
         return "False", reason.name, message
     return "Unknown", "NotLoadedYet", "No replica of this revision has loaded the model yet."
 

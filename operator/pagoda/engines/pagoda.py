@@ -1,6 +1,6 @@
 """Pagoda's own runtime, `pagoda-runtime serve`."""
 
-from pagoda.engines.base import EngineProfile, LaunchRequest
+from pagoda.engines.base import DefaultResources, EngineProfile, HttpProbe, LaunchRequest
 
 PORT = 8000
 # Endpoint changes reach every kube-proxy and load balancer within a few seconds; 10 leaves room.
@@ -24,22 +24,35 @@ def _flags(request: LaunchRequest) -> list[str]:
     ]
 
 
+def _env(_: LaunchRequest) -> dict[str, str]:
+    # The root file system is read-only; libraries that insist on a home get the scratch volume.
+    return {"HOME": "/tmp"}
+
+
+def _resources(_: int) -> DefaultResources:
+    return DefaultResources(cpu="1", memory="2Gi", shared_memory=None)
+
+
 PROFILE = EngineProfile(
     name="pagoda",
-    default_image="pagoda-runtime:0.1.0",
+    images={"cpu": "pagoda-runtime:0.1.0"},
     port=PORT,
-    command=("serve",),
+    command=None,
+    arguments=("serve",),
     flags=_flags,
-    # The root file system is read-only; libraries that insist on a home get the scratch volume.
-    env={"HOME": "/tmp"},
-    ready_path="/readyz",
-    live_path="/livez",
+    env=_env,
+    resources=_resources,
+    scratch_limit="1Gi",
+    ready=HttpProbe("/readyz"),
+    live=HttpProbe("/livez"),
+    live_timeout_seconds=5,
     drain_delay_seconds=DRAIN_DELAY_SECONDS,
+    delays_by_itself=True,
     metrics={
-        "requests_running": "pagoda_num_requests_running",
-        "requests_waiting": "pagoda_num_requests_waiting",
-        "generation_tokens": "pagoda_generation_tokens_total",
-        "prompt_tokens": "pagoda_prompt_tokens_total",
-        "kv_cache_usage": "pagoda_kv_cache_usage_perc",
+        "requests_running": ("pagoda_num_requests_running",),
+        "requests_waiting": ("pagoda_num_requests_waiting",),
+        "generation_tokens": ("pagoda_generation_tokens_total",),
+        "prompt_tokens": ("pagoda_prompt_tokens_total",),
+        "kv_cache_usage": ("pagoda_kv_cache_usage_perc",),
     },
 )

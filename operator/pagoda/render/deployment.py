@@ -1,10 +1,18 @@
 """The Deployment of engine pods."""
 
+from collections.abc import Mapping
+
 from pagoda.render.effective import Effective
 from pagoda.render.objects import SPEC_HASH_ANNOTATION, Object, Owner
 
 
-def deployment(owner: Owner, eff: Effective, template: Object, spec_hash: str) -> Object:
+def deployment(
+    owner: Owner,
+    eff: Effective,
+    template: Object,
+    spec_hash: str,
+    annotations: Mapping[str, str],
+) -> Object:
     """Build the Deployment.
 
     `replicas` is left out on purpose: it belongs to a field manager of its own
@@ -13,7 +21,9 @@ def deployment(owner: Owner, eff: Effective, template: Object, spec_hash: str) -
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": owner.metadata(annotations={SPEC_HASH_ANNOTATION: spec_hash}),
+        "metadata": owner.metadata(
+            annotations={SPEC_HASH_ANNOTATION: spec_hash} | dict(annotations)
+        ),
         "spec": {
             "selector": {"matchLabels": owner.selector()},
             "template": template,

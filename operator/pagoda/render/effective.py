@@ -1,24 +1,48 @@
 """The spec with all defaults filled in, and the hash that decides about new pods."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pagoda.api.v1alpha1 import EnvVar, LLMDeploymentSpec, Scheduling
-from pagoda.engines import ENGINES, EngineProfile, LaunchRequest
+from pagoda.api.env import EnvVar
+from pagoda.api.v1alpha1 import LLMDeploymentSpec
+from pagoda.api.workload import Resources, Scheduling
+from pagoda.engines import ENGINES, Accelerator, EngineProfile, LaunchRequest
 from pagoda.render.objects import digest
+from pagoda.render.quantity import parse_quantity
+from pagoda.render.source import MODEL_MOUNT, ClaimSource, HubSource, model_source
 
-DEFAULT_ENGINE = "pagoda"
-DEFAULT_CPU = "1"
-DEFAULT_MEMORY = "2Gi"
 DEFAULT_DRAIN_SECONDS = 60
 DEFAULT_PROGRESS_DEADLINE_SECONDS = 1800
 DEFAULT_SERVICE_PORT = 80
-MODEL_MOUNT = "/models"
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+
+Strategy = Literal["Auto", "Surge", "Replace"]
 
 
 class SpecError(ValueError):
     """A spec that passed the CRD's validation and still cannot be used."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator was started with and rendering depends on."""
+
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Engine, or engine-accelerator (vllm-cpu), → default image; they win over the table's."""
+    fetch_image: str = "pagoda:0.1.0"
+    """Image of the download's container: the operator's own."""
+    hub_endpoint: str | None = None
+    """URL of a mirror of the Hugging Face hub."""
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of one replica."""
+
+    count: int
+    resource_name: str
+    product: str | None
 
 
 @dataclass(frozen=True)
@@ -30,21 +54,25 @@ class Effective:
     pull_secrets: tuple[str, ...]
     user_args: tuple[str, ...]
     user_env: tuple[EnvVar, ...]
-    claim: str
+    source: ClaimSource | HubSource
     served_name: str
     launch: LaunchRequest
     cpu: str
     memory: str
+    shared_memory: str | None
+    gpus: Gpus | None
+    strategy: Strategy
     progress_deadline_seconds: int
     service_account: str | None  # None: one of our own
     scheduling: Scheduling
     service_type: str
     service_port: int
     service_annotations: Mapping[str, str]
+    settings: Settings
 
     @property
     def grace_period_seconds(self) -> int:
-        """Time from SIGTERM to SIGKILL: still accepting, draining, and a margin to exit."""
+        """Time from the pod's deletion to SIGKILL: still accepting, draining, a margin to exit."""
         return self.profile.drain_delay_seconds + self.launch.drain_seconds + 10
 
     @property
@@ -54,68 +82,96 @@ class Effective:
         return [arg for arg in self.user_args if arg.split("=", 1)[0] in owned]
 
 
-def effective(name: str, spec: LLMDeploymentSpec, default_images: Mapping[str, str]) -> Effective:
+def effective(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Effective:
     """Fill in the defaults.
 
     Args:
         name: metadata.name, the default of the served name.
         spec: the user's spec.
-        default_images: engine type → image, the operator's settings; they win over the table's.
+        settings: the operator's own.
 
     Raises:
         SpecError: the spec cannot be used; the text says what to change.
     """
-    engine = spec.engine
-    engine_type = (engine and engine.type) or DEFAULT_ENGINE
+    engine, resources = spec.engine, spec.resources or Resources()
+    gpus = _gpus(resources)
+    accelerator: Accelerator = "gpu" if gpus else "cpu"
+    engine_type = (engine and engine.type) or ("vllm" if gpus else "pagoda")
     profile = ENGINES.get(engine_type)
     if profile is None:
         raise SpecError(f"spec.engine.type {engine_type!r} is not one of {sorted(ENGINES)}")
-    claim, path = split_pvc_uri(spec.model.uri)
+    if accelerator not in profile.images:
+        raise SpecError(
+            f"spec.engine.type {engine_type} does not run on a {accelerator.upper()} yet; "
+            "choose another engine, or change spec.resources.gpu"
+        )
+    try:
+        source = model_source(spec.model)
+    except ValueError as error:
+        raise SpecError(str(error)) from error
     served_name = spec.model.name or name
+    defaults = profile.resources(gpus.count if gpus else 0)
+    memory = str(resources.memory or defaults.memory)
     rollout, service = spec.rollout, spec.expose and spec.expose.service
     drain = rollout.drain_seconds if rollout else None
     deadline = rollout.progress_deadline_seconds if rollout else None
-    resources = spec.resources
+    tensor = spec.parallelism.tensor if spec.parallelism else None
     return Effective(
         profile=profile,
-        image=(engine and engine.image) or default_images.get(engine_type) or profile.default_image,
+        image=(engine and engine.image) or _default_image(profile, accelerator, settings),
         pull_secrets=tuple(ref.name for ref in (engine and engine.image_pull_secrets) or ()),
         user_args=tuple((engine and engine.args) or ()),
         user_env=tuple((engine and engine.env) or ()),
-        claim=claim,
+        source=source,
         served_name=served_name,
         launch=LaunchRequest(
-            model_path=f"{MODEL_MOUNT}/{path}".rstrip("/"),
+            model_path=f"{MODEL_MOUNT}/{source.path}".rstrip("/"),
             served_name=served_name,
             drain_seconds=DEFAULT_DRAIN_SECONDS if drain is None else drain,
+            memory_bytes=int(parse_quantity(memory)),
+            gpus=gpus.count if gpus else 0,
+            tensor_parallel=tensor or (gpus.count if gpus else 1),
         ),
-        cpu=str((resources and resources.cpu) or DEFAULT_CPU),
-        memory=str((resources and resources.memory) or DEFAULT_MEMORY),
+        cpu=str(resources.cpu or defaults.cpu),
+        memory=memory,
+        shared_memory=str(resources.shared_memory or defaults.shared_memory or "") or None,
+        gpus=gpus,
+        strategy=(rollout and rollout.strategy) or "Auto",
         progress_deadline_seconds=deadline or DEFAULT_PROGRESS_DEADLINE_SECONDS,
         service_account=spec.service_account_name,
         scheduling=spec.scheduling or Scheduling(),
         service_type=(service and service.type) or "ClusterIP",
         service_port=(service and service.port) or DEFAULT_SERVICE_PORT,
         service_annotations=(service and service.annotations) or {},
+        settings=settings,
     )
 
 
-def split_pvc_uri(uri: str) -> tuple[str, str]:
-    """Split `pvc://claim/some/path` into the claim and the path within it."""
-    scheme, _, rest = uri.partition("://")
-    claim, _, path = rest.partition("/")
-    if scheme != "pvc" or not claim:
-        raise SpecError(f"spec.model.uri {uri!r} does not look like pvc://CLAIM/PATH")
-    return claim, path.strip("/")
+def _gpus(resources: Resources) -> Gpus | None:
+    if (gpu := resources.gpu) is None:
+        return None
+    return Gpus(gpu.count or 1, gpu.resource_name or DEFAULT_GPU_RESOURCE, gpu.product)
+
+
+def _default_image(profile: EngineProfile, accelerator: Accelerator, settings: Settings) -> str:
+    for key in (f"{profile.name}-{accelerator}", profile.name):
+        if image := settings.images.get(key):
+            return image
+    return profile.images[accelerator]
 
 
 def spec_hash(spec: LLMDeploymentSpec) -> str:
     """Hash what the user wrote that shapes a pod.
 
-    Counts and the Service do not. Defaults are not part of it either: neither a newer operator nor
-    another default image may restart pods by itself (`pagoda.render.template`).
+    Counts, suspension, routes and the strategy of a roll-out do not. Defaults are not part of it
+    either: neither a newer operator nor another default image may restart pods by itself
+    (`pagoda.render.template`).
     """
-    written = spec.model_dump(mode="json", exclude_none=True, exclude={"replicas", "expose"})
+    written = spec.model_dump(
+        mode="json",
+        exclude_none=True,
+        exclude={"replicas": True, "expose": True, "suspend": True, "rollout": {"strategy"}},
+    )
     return digest(_without_empty(written))
 
 

@@ -1,16 +1,16 @@
 """The plan: all objects of one LLMDeployment, in the order in which they are applied."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.render.deployment import deployment
 from pagoda.render.disruption import disruption_budget
-from pagoda.render.effective import Effective, effective, spec_hash
+from pagoda.render.effective import Effective, Settings, effective, spec_hash
 from pagoda.render.objects import Object, Owner
-from pagoda.render.pod import pod_template
+from pagoda.render.pod import CONTAINER, pod_template
 from pagoda.render.service import service, url
 from pagoda.render.serviceaccount import service_account
+from pagoda.render.suspension import suspended_count, suspension
 from pagoda.render.template import (
     TemplateChoice,
     choose_template,
@@ -22,7 +22,7 @@ from pagoda.render.template import (
 class Facts:
     """What rendering needs to know besides the spec."""
 
-    default_images: Mapping[str, str]
+    settings: Settings
     pinned: Object | None  # the ControllerRevision kept for this spec
     live_deployment: Object | None
 
@@ -36,12 +36,15 @@ class Plan:
     choice: TemplateChoice
     objects: tuple[Object, ...]
     replicas: int | None  # None: not ours to say
+    is_suspended: bool
+    resumed_replicas: int | None  # the count before the suspension that ends with this plan
     url: str
 
     @property
     def image(self) -> str:
         """The engine image in force, which the kept template may hold back from a newer default."""
-        return str(self.choice.template["spec"]["containers"][0]["image"])
+        containers = self.choice.template["spec"]["containers"]
+        return str(next(c["image"] for c in containers if c["name"] == CONTAINER))
 
 
 def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
@@ -50,7 +53,7 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     Raises:
         SpecError: the spec cannot be used.
     """
-    eff = effective(owner.name, spec, facts.default_images)
+    eff = effective(owner.name, spec, facts.settings)
     account = eff.service_account or owner.name
     hash_of_spec = spec_hash(spec)
     choice = choose_template(
@@ -60,12 +63,21 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         pinned=facts.pinned,
         live_deployment=facts.live_deployment,
     )
-    objects = [
-        controller_revision(owner, hash_of_spec, choice),
-        deployment(owner, eff, choice.template, hash_of_spec),
-        service(owner, eff),
-        disruption_budget(owner),
-    ]
+    live, suspended = facts.live_deployment, bool(spec.suspend)
+    marks = suspension(live) if suspended and live is not None else {}
+    objects = [controller_revision(owner, hash_of_spec, choice)]
+    if live is not None or not suspended:  # what is suspended from the start has nothing to keep
+        objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks))
+    objects += [service(owner, eff), disruption_budget(owner)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
-    return Plan(owner, eff, choice, tuple(objects), spec.replicas, url(owner, eff))
+    return Plan(
+        owner=owner,
+        effective=eff,
+        choice=choice,
+        objects=tuple(objects),
+        replicas=0 if suspended else spec.replicas,
+        is_suspended=suspended,
+        resumed_replicas=None if suspended else suspended_count(live),
+        url=url(owner, eff),
+    )

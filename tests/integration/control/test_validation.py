@@ -5,7 +5,7 @@ import pytest
 from tests.builders import manifest
 from tests.kube import Api
 
-UNKNOWN_ENGINE = 'spec.engine.type: Unsupported value: "nosuch": supported values: "pagoda"'
+UNKNOWN_ENGINE = 'spec.engine.type: Unsupported value: "nosuch": supported values: "pagoda", "vllm"'
 BOTH = [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
 TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
 
@@ -15,7 +15,20 @@ TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
     [
         ({"engine": {"type": "nosuch"}}, UNKNOWN_ENGINE),
         ({"replicas": -1}, "spec.replicas in body should be greater than or equal to 0"),
-        ({"model": {"uri": "hf://a/b"}}, "spec.model.uri must look like pvc://CLAIM/PATH"),
+        ({"model": {"uri": "s3://a/b"}}, "spec.model.uri must look like pvc://CLAIM/PATH"),
+        ({"model": {"uri": "hf://a/b/c"}}, "or hf://ORG/NAME, for example hf://Qwen/Qwen3-0.6B"),
+        ({"model": {"uri": "pvc://m/x", "revision": "a"}}, "spec.model.revision belongs to hf://"),
+        ({"model": {"uri": "pvc://m/x", "secretRef": {"name": "s"}}}, "secretRef belongs to hf://"),
+        ({"parallelism": {"tensor": 2}}, "spec.parallelism.tensor above 1 needs GPUs"),
+        ({"parallelism": {"tensor": 2}, "resources": {"gpu": {}}}, "must not exceed spec.resources.gpu"),
+        ({"engine": {"type": "pagoda"}, "resources": {"gpu": {}}}, "pagoda runs on CPU only so far"),
+        ({"resources": {"gpu": {"count": 0}}}, "should be greater than or equal to 1"),
+        ({"resources": {"gpu": {"resourceName": "gpu"}}}, "resourceName in body should match"),
+        ({"resources": {"sharedMemory": "much"}}, "must be a quantity above zero"),
+        ({"rollout": {"strategy": "Recreate"}}, "Unsupported value"),
+        ({"expose": {"ingress": {}}}, "spec.expose.ingress.host: Required value"),
+        ({"expose": {"ingress": {"host": "Not A Host"}}}, "host in body should match"),
+        ({"podTemplate": []}, "spec.podTemplate in body must be of type object"),
         ({"model": {"uri": "pvc://m/../x"}}, "must not contain '..'"),
         ({"model": {"uri": "pvc:///x"}}, "spec.model.uri must look like pvc://CLAIM/PATH"),
         ({"model": {}}, "spec.model.uri: Required value"),

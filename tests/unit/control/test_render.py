@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pagoda.render.effective import SpecError, split_pvc_uri
+from pagoda.api.workload import ModelSource
+from pagoda.render.effective import SpecError
 from pagoda.render.objects import REVISION_LABEL
+from pagoda.render.source import model_source
 
 from tests.builders import OWNER, live, live_deployment, only, plan
 
@@ -104,10 +106,12 @@ def test_image_user_then_setting_then_table(image, defaults, expected):
     assert plan(engine=engine, images=defaults).image == expected
 
 
-@pytest.mark.parametrize("uri", ["pvc://", "hf://a/b", "models", "pvc:///x"])
+@pytest.mark.parametrize("uri", ["pvc://", "hf://", "models", "pvc:///x"])
 def test_uri_that_slipped_through_validation(uri):
-    with pytest.raises(SpecError, match="pvc://CLAIM/PATH"):
-        split_pvc_uri(uri)
+    with pytest.raises(ValueError, match="pvc://CLAIM/PATH or hf://ORG/NAME"):
+        model_source(ModelSource(uri=uri))
+    with pytest.raises(SpecError, match="pvc://CLAIM/PATH or hf://ORG/NAME"):
+        plan(model={"uri": uri})
 
 
 def pinned_for(made, **fields):

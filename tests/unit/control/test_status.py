@@ -54,7 +54,7 @@ PSS = [{"type": "ReplicaFailure", "status": "True", "message": "violates PodSecu
         ([LOADING, OLD], {}, reasons.ROLLING_OUT),
         ([pod(revision=REV, leaving=True)], {}, reasons.STARTING),
         ([unscheduled("0/1 nodes: Insufficient cpu")], {}, reasons.UNSCHEDULABLE),
-        ([unscheduled('persistentvolumeclaim "m" not found')], {}, reasons.VOLUME_UNAVAILABLE),
+        ([unscheduled('persistentvolumeclaim "m" not found')], {}, reasons.VOLUME_NOT_FOUND),
         (
             [pod(revision=REV, ready=False, containerStatuses=waiting("ErrImagePull", "no such"))],
             {},
@@ -100,6 +100,7 @@ def test_all_conditions_are_there_from_the_first_pass():
         "Stalled",
         "ModelReady",
         "WorkloadReady",
+        "RoutesReady",
     }
     assert {c["observedGeneration"] for c in status["conditions"]} == {1}
 
