@@ -4,15 +4,16 @@ time, any number of times, and does only what is missing."""
 import asyncio
 import datetime
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
-from pagoda.controller.apply import MANAGER, Applier, Change, ResourceConflictError
+from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
+from pagoda.controller.children import Children
 from pagoda.controller.diagnosis import Finding, shorten
 from pagoda.controller.queue import Key
 from pagoda.controller.status import Observation, observe, same_status
@@ -24,12 +25,10 @@ from pagoda.kube.resources import (
     DEPLOYMENT,
     LLMDEPLOYMENT,
     SERVICE,
-    SERVICE_ACCOUNT,
     Resource,
-    resource_of,
 )
 from pagoda.render.effective import Settings, SpecError, spec_hash
-from pagoda.render.objects import REVISION_LABEL, Object, Owner
+from pagoda.render.objects import Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
 from pagoda.render.template import controller_revision_name
 
@@ -60,7 +59,7 @@ class Reconciler:
         self._client = client
         self._cache = cache
         self._recorder = recorder
-        self._applier = Applier(client, cache)
+        self._children = Children(client, cache)
         self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
@@ -76,7 +75,7 @@ class Reconciler:
         """
         parent = self._cache.parent(key)
         if parent is None or parent["metadata"].get("deletionTimestamp"):
-            self._applier.forget(key)  # the children go by garbage collection
+            self._children.forget(key)  # the children go by garbage collection
             self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
@@ -84,7 +83,7 @@ class Reconciler:
         plan, problem = await self._plan(key, owner, parent)
         if plan is not None:
             try:
-                wrote = await self._apply(key, plan, parent)
+                wrote = await self._children.apply(key, plan, parent)
             except ResourceConflictError as error:
                 problem = Finding(reasons.RESOURCE_CONFLICT, {"detail": f"{error}."})
             except RejectedError as error:
@@ -137,64 +136,6 @@ class Reconciler:
         except NotFoundError:
             return None
         return found if controller_uid(found) == owner.uid else None
-
-    async def _apply(self, key: Key, plan: Plan, parent: Object) -> bool:
-        """Make the children as planned; tells whether anything was written."""
-        owned = self._cache.owned(key, plan.owner.uid)
-
-        async def compare(wanted: Object) -> tuple[Object | None, Change | None]:
-            entry = resource_of(wanted), wanted["metadata"]["name"]
-            live = owned.get(entry) or await self._applier.find(wanted)
-            return live, await self._applier.compare(wanted, live)
-
-        # All names are looked up and all changes rehearsed before the first is made: a conflict or
-        # a child that the API server refuses leaves nothing half done.
-        compared = await asyncio.gather(*map(compare, plan.objects))
-        changes = [change for _, change in compared if change is not None]
-        if len(changes) > 1:
-            await asyncio.gather(
-                *(self._applier.rehearse(change) for change in changes if not change.is_drift)
-            )
-        wrote = bool(changes)
-        for live, change in compared:
-            if change is None and live is not None and live["kind"] == DEPLOYMENT.kind:
-                count = _count_to_apply(plan, parent, live)
-                wrote |= await self._applier.ensure_replicas(live, count)
-            elif change is not None and change.resource == DEPLOYMENT:
-                await self._write_deployment(plan, parent, change)
-            elif change is not None:
-                await self._applier.write(change)
-        for obj in self._superfluous(key, plan, owned):
-            await self._applier.delete(obj)
-            wrote = True
-        return wrote
-
-    async def _write_deployment(self, plan: Plan, parent: Object, change: Change) -> None:
-        count, live = _count_to_apply(plan, parent, change.live), change.live
-        if count == 0 and (live is None or live["spec"].get("replicas") == 0):
-            live = live or await self._applier.create_scaled_to_zero(change)
-            await self._applier.own_replicas(live, 0)
-        elif live is not None and plan.resumed_replicas is not None:
-            # Before the mark of the suspension goes, or a pass that is cut off would forget it.
-            await self._applier.ensure_replicas(live, count)
-        written = await self._applier.write(change)
-        await self._applier.ensure_replicas(written, count)
-
-    def _superfluous(
-        self, key: Key, plan: Plan, owned: Mapping[tuple[Resource, str], Object]
-    ) -> Iterator[Object]:
-        """List children that the plan no longer has and nobody uses any more."""
-        wanted = {(resource_of(o), o["metadata"]["name"]) for o in plan.objects}
-        revisions = {
-            pod["metadata"].get("labels", {}).get(REVISION_LABEL) for pod in self._cache.pods(key)
-        }
-        for entry in owned.keys() - wanted:
-            if entry[0] == SERVICE_ACCOUNT and (
-                entry[1] == plan.effective.service_account
-                or revisions - {plan.choice.revision}  # old pods, which may have to be made again
-            ):
-                continue
-            yield owned[entry]
 
     async def _report(
         self, key: Key, owner: Owner, parent: Object, plan: Plan | None, problem: Finding | None
@@ -267,24 +208,6 @@ class Reconciler:
 _UNEVENTFUL = {
     reason.name for reason in (reasons.STARTING, reasons.ROLLING_OUT, reasons.SCALED_TO_ZERO)
 }
-
-
-def _count_to_apply(plan: Plan, parent: Object, live: Object | None) -> int | None:
-    """Decide on the count, where it is ours to say.
-
-    Fixed: always. Resumed: the count from before the suspension. Not set: a Deployment that is made
-    (again) starts from the last count, also when its first count could not be written at once; one
-    that somebody has touched since (its generation counts edits of the spec) is left to whoever
-    scales it.
-    """
-    if plan.replicas is not None:
-        return plan.replicas
-    if plan.resumed_replicas is not None:
-        return plan.resumed_replicas
-    if live is None or live["metadata"].get("generation") == 1:
-        last: int | None = (parent.get("status") or {}).get("desiredReplicas")
-        return last
-    return None
 
 
 def _refusal(error: RejectedError) -> Finding:
