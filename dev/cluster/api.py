@@ -1,15 +1,16 @@
 """Start, find and stop clusters: what tests, the demo and the command line use."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from dev.cluster import controlplane, images, processes
+from dev.cluster import controlplane, images, kwok, processes
 from dev.cluster import node as node_
 from dev.cluster import state as states
 from dev.cluster.build import CONTROL_PLANE, binary, build
@@ -89,6 +90,35 @@ class Cluster:
         digest = hashlib.sha256("\0".join([user, *groups]).encode()).hexdigest()[:8]
         name = f"{re.sub(r'[^a-zA-Z0-9.-]', '-', user)}-{digest}"
         return controlplane.kubeconfig(self._state, name, user, *groups)
+
+    def start_kwok(self, *, ready_seconds: float = 0.5, drain_seconds: float = 0.5) -> None:
+        """Play the kubelet of the nodes that `add_fake_node` makes.
+
+        Args:
+            ready_seconds: from the assignment of a pod to its readiness.
+            drain_seconds: from the deletion of a pod to its end.
+        """
+        kubeconfig = str(self.kubeconfig)
+        kwok.launch(
+            self._state, kubeconfig, ready_seconds=ready_seconds, drain_seconds=drain_seconds
+        )
+
+    def add_fake_node(
+        self, name: str, *, room: Mapping[str, str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a node without a machine; returns when it is ready.
+
+        Args:
+            name: of the node.
+            room: allocatable resources, such as {"nvidia.com/gpu": "8"}.
+            labels: of the node.
+
+        Raises:
+            ClusterError: it did not become ready.
+        """
+        node = kwok.fake_node(name, room=room, labels=labels or {})
+        self.kubectl("create", "-f", "-", input=json.dumps(node))
+        self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=30s")
 
     def stop_component(self, name: str) -> None:
         """Stop one process of the cluster, such as `kube-apiserver`, and leave it stopped."""

@@ -60,6 +60,7 @@ COMPONENTS = {
     "coredns": Component("coredns", "github.com/coredns/coredns"),
     "pause": Component("pause", "."),
     "helm": Component("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kwok": Component("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
 }
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
