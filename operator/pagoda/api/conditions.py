@@ -139,8 +139,9 @@ WAITING_FOR_DRAIN = _progressing(
 REPLACING_IN_PLACE = _progressing(
     "ReplacingInPlace",
     "Updating",
-    "There is no room for an extra replica, so the only one is stopped before its successor starts: "
-    "nothing serves from the end of its requests until the new one has loaded the model.",
+    "The only replica is stopped before its successor starts, for want of room for both or by "
+    "spec.rollout.strategy: the model is not served from the end of its requests until the new one "
+    "has loaded it.",
     "Wait; to avoid it, add capacity for one more replica or run two.",
     is_routine=True,
 )

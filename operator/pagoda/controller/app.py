@@ -53,6 +53,7 @@ class Options:
     inactivity_seconds: float = 75.0
     dead_watch_seconds: float = 180.0
     shutdown_seconds: float = 20.0
+    unschedulable_seconds: float = 10.0
     # Back-off: an outage is retried until it ends; what only a person can change, rarely.
     transient_cap_seconds: float = 30.0
     terminal_cap_seconds: float = 300.0
@@ -91,7 +92,13 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         period=options.relist_seconds,
     )
     recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
-    reconciler = Reconciler(client, cache, recorder, settings=options.rendering)
+    reconciler = Reconciler(
+        client,
+        cache,
+        recorder,
+        settings=options.rendering,
+        unschedulable_seconds=options.unschedulable_seconds,
+    )
     leader = _Leader(options, elector, relister, queue, reconciler, health)
     try:
         # Before kopf, which in namespaced mode would never notice a CRD that comes later.

@@ -200,5 +200,17 @@ def _project_pod(pod: Object) -> Object:
         "apiVersion": pod["apiVersion"],
         "kind": pod["kind"],
         "metadata": {k: v for k, v in metadata.items() if k in _POD_METADATA},
+        "spec": _project_pod_spec(pod.get("spec", {})),
         "status": {k: v for k, v in status.items() if k in _POD_STATUS},
     }
+
+
+def _project_pod_spec(spec: Object) -> Object:
+    """Keep where the pod stands and what it takes there."""
+    kept = {k: v for k, v in spec.items() if k in ("nodeName", "affinity", "overhead")}
+    for kind in ("containers", "initContainers"):
+        kept[kind] = [
+            {k: v for k, v in container.items() if k in ("name", "restartPolicy", "resources")}
+            for container in spec.get(kind, ())
+        ]
+    return kept

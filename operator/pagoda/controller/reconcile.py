@@ -16,6 +16,7 @@ from pagoda.controller.cache import ObjectCache, controller_uid
 from pagoda.controller.children import Children
 from pagoda.controller.diagnosis import Finding, shorten
 from pagoda.controller.queue import Key
+from pagoda.controller.replacement import Replacement
 from pagoda.controller.status import Observation, observe, same_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
@@ -55,11 +56,13 @@ class Reconciler:
         recorder: EventRecorder,
         *,
         settings: Settings,
+        unschedulable_seconds: float,
     ):
         self._client = client
         self._cache = cache
         self._recorder = recorder
         self._children = Children(client, cache)
+        self._replacement = Replacement(client, unschedulable_seconds)
         self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
@@ -76,11 +79,12 @@ class Reconciler:
         parent = self._cache.parent(key)
         if parent is None or parent["metadata"].get("deletionTimestamp"):
             self._children.forget(key)  # the children go by garbage collection
+            self._replacement.forget(key)
             self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
         wrote, failure = False, None
-        plan, problem = await self._plan(key, owner, parent)
+        plan, problem, due = await self._plan(key, owner, parent)
         if plan is not None:
             try:
                 wrote = await self._children.apply(key, plan, parent)
@@ -102,27 +106,33 @@ class Reconciler:
             raise StalledError(problem.reason.name)
         # The answers to our writes go into the cache at once and may bring along an edit of somebody
         # else, whose own event is then no news any more. One more pass looks at what came with them.
-        return LOOK_AGAIN_SECONDS if wrote or told else wait
+        if wrote or told:
+            return LOOK_AGAIN_SECONDS
+        return min((seconds for seconds in (wait, due) if seconds is not None), default=None)
 
     async def _plan(
         self, key: Key, owner: Owner, parent: Object
-    ) -> tuple[Plan | None, Finding | None]:
+    ) -> tuple[Plan | None, Finding | None, float | None]:
+        """Render what should exist, or say why that cannot be; and when to look at it again."""
         owned = self._cache.owned(key, owner.uid)
+        live = owned.get((DEPLOYMENT, owner.name))
         try:
             spec = LLMDeploymentSpec.model_validate(parent["spec"])
+            rolling, due = await self._replacement.choose(key, spec, live, self._pods(key, parent))
             facts = Facts(
                 settings=self._settings,
                 pinned=await self._pinned(owner, spec, owned),
-                live_deployment=owned.get((DEPLOYMENT, owner.name)),
+                live_deployment=live,
+                rolling=rolling,
             )
-            return desired(owner, spec, facts), None
+            return desired(owner, spec, facts), None, due
         except ValidationError as error:
             detail = "; ".join(
                 f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
             )
         except SpecError as error:
             detail = str(error)
-        return None, Finding(reasons.INVALID_SPEC, {"detail": detail})
+        return None, Finding(reasons.INVALID_SPEC, {"detail": detail}), None
 
     async def _pinned(
         self, owner: Owner, spec: LLMDeploymentSpec, owned: Mapping[tuple[Resource, str], Object]
@@ -151,7 +161,7 @@ class Reconciler:
             plan=plan,
             problem=problem,
             deployment=owned.get((DEPLOYMENT, owner.name)),
-            pods=tuple(pod for pod in self._cache.pods(key) if not _is_older(pod, parent)),
+            pods=self._pods(key, parent),
             has_service=(SERVICE, owner.name) in owned,
         )
         wanted = observe(seen, _now())
@@ -181,6 +191,9 @@ class Reconciler:
         await self._tell(parent, live, wanted)
         return True, None
 
+    def _pods(self, key: Key, parent: Object) -> tuple[Object, ...]:
+        return tuple(pod for pod in self._cache.pods(key) if not _is_older(pod, parent))
+
     def _hold_back(self, key: Key, wanted: dict[str, Any]) -> float | None:
         if wanted["replicas"] == wanted["desiredReplicas"]:
             return None
@@ -206,7 +219,13 @@ class Reconciler:
 
 
 _UNEVENTFUL = {
-    reason.name for reason in (reasons.STARTING, reasons.ROLLING_OUT, reasons.SCALED_TO_ZERO)
+    reason.name
+    for reason in (
+        reasons.STARTING,
+        reasons.ROLLING_OUT,
+        reasons.WAITING_FOR_DRAIN,
+        reasons.SCALED_TO_ZERO,
+    )
 }
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pagoda.api import conditions as reasons
 from pagoda.api.conditions import ConditionType, Reason, Status
 from pagoda.api.status import Address, Condition, LLMDeploymentStatus, Rendering
+from pagoda.controller import rollout
 from pagoda.controller.diagnosis import (
     Finding,
     deployment_condition,
@@ -196,12 +197,13 @@ def _cause(
     hindrance = diagnose_pods(seen.pods)
     if hindrance is None and seen.deployment is not None:
         hindrance = diagnose_deployment(seen.deployment)
+    hindrance = rollout.explain(hindrance, seen.deployment, seen.pods)
     if _is_rolled_out(seen, revision, counts):
         complete = counts.serving_current >= counts.desired
         if complete and len(counts.current) == counts.desired:
             return Finding(reasons.READY)
         if complete or _was_ready(previous, revision):
-            if hindrance is None:
+            if hindrance is None or hindrance.reason is reasons.WAITING_FOR_DRAIN:
                 return Finding(reasons.SCALING)
             return Finding(reasons.DEGRADED, {"detail": _message(hindrance)})
     if hindrance is not None and hindrance.reason in OUTLAST_DEADLINE:

@@ -79,13 +79,19 @@ class KubeClient:
         return await self._call("GET", resource.path(namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, label_selector: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
     ) -> list[Object]:
         """Read all objects of a kind, in pages."""
         items: list[Object] = []
         query = {"limit": str(PAGE_SIZE)}
         if label_selector:
             query["labelSelector"] = label_selector
+        if field_selector:
+            query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", resource.path(namespace), query)
             for item in page["items"]:  # the items of a list leave these two out

@@ -1,9 +1,22 @@
 """The Deployment of engine pods."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pagoda.render.effective import Effective
 from pagoda.render.objects import SPEC_HASH_ANNOTATION, Object, Owner
+
+
+@dataclass(frozen=True)
+class RollingUpdate:
+    """How a roll-out goes about its pods."""
+
+    max_surge: int
+    max_unavailable: int
+
+
+SURGE = RollingUpdate(1, 0)  # an extra pod first
+REPLACE = RollingUpdate(0, 1)  # an old pod makes room first
 
 
 def deployment(
@@ -12,6 +25,7 @@ def deployment(
     template: Object,
     spec_hash: str,
     annotations: Mapping[str, str],
+    rolling: RollingUpdate,
 ) -> Object:
     """Build the Deployment.
 
@@ -29,7 +43,10 @@ def deployment(
             "template": template,
             "strategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+                "rollingUpdate": {
+                    "maxSurge": rolling.max_surge,
+                    "maxUnavailable": rolling.max_unavailable,
+                },
             },
             "progressDeadlineSeconds": eff.progress_deadline_seconds,
             # Old templates are of no use here: the spec, not `kubectl rollout undo`, says what runs.

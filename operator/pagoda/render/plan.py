@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
-from pagoda.render.deployment import deployment
+from pagoda.render.deployment import SURGE, RollingUpdate, deployment
 from pagoda.render.disruption import disruption_budget
 from pagoda.render.effective import Effective, Settings, effective, spec_hash
 from pagoda.render.objects import Object, Owner
@@ -25,6 +25,7 @@ class Facts:
     settings: Settings
     pinned: Object | None  # the ControllerRevision kept for this spec
     live_deployment: Object | None
+    rolling: RollingUpdate = SURGE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     marks = suspension(live) if suspended and live is not None else {}
     objects = [controller_revision(owner, hash_of_spec, choice)]
     if live is not None or not suspended:  # what is suspended from the start has nothing to keep
-        objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks))
+        objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks, facts.rolling))
     objects += [service(owner, eff), disruption_budget(owner)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
