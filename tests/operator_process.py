@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -28,11 +29,19 @@ PERIODS = {
 class OperatorProcess:
     """`pagoda operator` against a cluster; killed when the test leaves it."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, identity: str, **flags: str):
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *,
+        identity: str,
+        periods: Mapping[str, str] = PERIODS,
+        **flags: str,
+    ):
         self._kubeconfig = kubeconfig
         self._log = log
         self._ports = {"health-port": free_port(), "metrics-port": free_port()}
-        settings = PERIODS | {k: str(v) for k, v in self._ports.items()}
+        settings = dict(periods) | {k: str(v) for k, v in self._ports.items()}
         settings |= {name.replace("_", "-"): value for name, value in flags.items()}
         self._command = [sys.executable, "-m", "pagoda", "operator"]
         self._command += [f"--{name}={value}" for name, value in settings.items()]
