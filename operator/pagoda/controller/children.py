@@ -1,7 +1,7 @@
 """The apply step of a pass: what of the plan is missing is written, what is superfluous deleted."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 
 from pagoda.controller.apply import Applier, Change
 from pagoda.controller.cache import ObjectCache
@@ -10,6 +10,10 @@ from pagoda.kube.client import KubeClient
 from pagoda.kube.resources import DEPLOYMENT, SERVICE_ACCOUNT, Resource, resource_of
 from pagoda.render.objects import REVISION_LABEL, Object
 from pagoda.render.plan import Plan
+
+# Parts of a spec for which the CRD vouches: every value that it lets through makes children that the
+# API server takes. The others carry words which only the API server can judge.
+VOUCHED = frozenset({"model", "replicas", "rollout", "suspend"})
 
 
 class Children:
@@ -32,10 +36,14 @@ class Children:
         # a child that the API server refuses leaves nothing half done.
         compared = await asyncio.gather(*map(compare, plan.objects))
         changes = [change for _, change in compared if change is not None]
-        if len(changes) > 1:
+        if len(changes) > 1 and _may_be_refused(parent, compared):
             await asyncio.gather(
                 *(self._applier.rehearse(change) for change in changes if not change.is_drift)
             )
+        # The Deployment comes last: its pods need the ServiceAccount, and are not to run unless
+        # everything around them is there.
+        others = [change for change in changes if change.resource != DEPLOYMENT]
+        await _all(self._applier.write(change) for change in others)
         wrote = bool(changes)
         for live, change in compared:
             if change is None and live is not None and live["kind"] == DEPLOYMENT.kind:
@@ -43,8 +51,6 @@ class Children:
                 wrote |= await self._applier.ensure_replicas(live, count)
             elif change is not None and change.resource == DEPLOYMENT:
                 await self._write_deployment(plan, parent, change)
-            elif change is not None:
-                await self._applier.write(change)
         for obj in self._superfluous(key, plan, owned):
             await self._applier.delete(obj)
             wrote = True
@@ -80,6 +86,21 @@ class Children:
             ):
                 continue
             yield owned[entry]
+
+
+def _may_be_refused(
+    parent: Object, compared: Sequence[tuple[Object | None, Change | None]]
+) -> bool:
+    """Tell whether the children need a rehearsal, which costs as much as writing them."""
+    is_new = all(live is None for live, _ in compared)
+    return not is_new or bool(parent["spec"].keys() - VOUCHED)
+
+
+async def _all(writes: Iterable[Awaitable[object]]) -> None:
+    """Let all writes end, also when one fails; raises the first one's error."""
+    for result in await asyncio.gather(*writes, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _count_to_apply(plan: Plan, parent: Object, live: Object | None) -> int | None:

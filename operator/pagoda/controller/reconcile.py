@@ -121,7 +121,7 @@ class Reconciler:
             rolling, due = await self._replacement.choose(key, spec, live, self._pods(key, parent))
             facts = Facts(
                 settings=self._settings,
-                pinned=await self._pinned(owner, spec, owned),
+                pinned=await self._pinned(owner, spec, owned, parent),
                 live_deployment=live,
                 rolling=rolling,
             )
@@ -135,12 +135,18 @@ class Reconciler:
         return None, Finding(reasons.INVALID_SPEC, {"detail": detail}), None
 
     async def _pinned(
-        self, owner: Owner, spec: LLMDeploymentSpec, owned: Mapping[tuple[Resource, str], Object]
+        self,
+        owner: Owner,
+        spec: LLMDeploymentSpec,
+        owned: Mapping[tuple[Resource, str], Object],
+        parent: Object,
     ) -> Object | None:
         """Find the template kept for this spec, also if it lost our label and left the watch."""
         name = controller_revision_name(owner, spec_hash(spec))
         if (known := owned.get((CONTROLLER_REVISION, name))) is not None:
             return known
+        if not parent.get("status"):
+            return None  # nothing was made for it yet
         try:
             found = await self._client.get(CONTROLLER_REVISION, owner.namespace, name)
         except NotFoundError:

@@ -80,11 +80,25 @@ def registry(
     return handlers
 
 
+class _NoDiff(kopf.DiffBaseStorage):
+    """Keeps nothing of an object: we do not use kopf's comparison, which copies it whole."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
 def settings(*, namespaced: bool, inactivity_seconds: float) -> kopf.OperatorSettings:
     """Tune kopf: watches that notice silence, tries that never end, nothing posted."""
     tuned = kopf.OperatorSettings()
     tuned.peering.standalone = True
     tuned.posting.enabled = False
+    tuned.persistence.diffbase_storage = _NoDiff()
     # Following new and changed CRDs needs a cluster-wide permission.
     tuned.scanning.disabled = namespaced
     tuned.watching.server_timeout = 290  # below the idle limits of common load balancers

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio import config as kube_config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import Configuration
 from prometheus_client import Counter
 
 from pagoda.kube.errors import SettingsError, TransientError, error_from_response
 from pagoda.kube.resources import Resource
+from pagoda.kube.session import Session
 from pagoda.render.objects import Object
 
 REQUESTS = Counter(
@@ -46,7 +47,7 @@ class KubeClient:
             timeout: seconds for one request.
             fence: called before every write; raises FencedError when we may not write.
         """
-        self._api = ApiClient(configuration)
+        self._session = Session(configuration)
         self._timeout = timeout
         self.fence = fence
 
@@ -67,12 +68,12 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._api.close()
+        await self._session.close()
 
     @property
     def configuration(self) -> Configuration:
         """The connection settings, for kopf's login."""
-        return self._api.configuration
+        return self._session.configuration
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read one object."""
@@ -162,20 +163,13 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        host = self._api.configuration.host
+        host = self.configuration.host
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
             async with asyncio.timeout(self._timeout):
-                request = await self._api.param_serialize(
-                    method,
-                    path,
-                    query_params=list((query or {}).items()),
-                    header_params=headers,
-                    body=body,
-                    auth_settings=["BearerToken"],
+                response = await self._session.request(
+                    method, path, query or {}, data, content_type
                 )
-                response = await self._api.call_api(*request, _request_timeout=self._timeout)
-                data: bytes = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # TimeoutError says nothing by itself.
             cause = str(error) or f"no answer within {self._timeout:g} s"
@@ -183,9 +177,9 @@ class KubeClient:
             raise TransientError(0, "NoConnection", cause) from error
         REQUESTS.labels(str(response.status), method, host).inc()
         if not 200 <= response.status < 300:
-            raise error_from_response(response.status, data, response.headers.get("Retry-After"))
+            raise error_from_response(response.status, response.data, response.retry_after)
         try:
-            answer: Object = json.loads(data) if data else {}
+            answer: Object = json.loads(response.data) if response.data else {}
         except ValueError as error:  # a proxy's page, or an answer cut off
             raise TransientError(response.status, "NotJSON", str(error)) from error
         return answer
