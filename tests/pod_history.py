@@ -1,0 +1,80 @@
+"""What happened to the pods of a namespace: every change, with its time, by a watch."""
+
+import itertools
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from dev.cluster import binary
+from tests.kube import Api, eventually
+
+_LINE = (
+    "{.type}|{.object.metadata.name}|{.object.metadata.deletionTimestamp}|{.object.spec.nodeName}"
+    '|{.object.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The pods from one change to the next."""
+
+    at: float
+    serving: int  # ready, and not about to leave
+    placed: int  # on a node, leaving ones included
+
+
+class PodHistory:
+    """Records from the moment when `serving` pods serve; to be used as a context."""
+
+    def __init__(self, api: Api, serving: int):
+        self._first = serving
+        self._moments: list[Moment] = []
+        self._pods: dict[str, tuple[bool, bool]] = {}
+        command = [binary("kubectl"), f"--kubeconfig={api.cluster.kubeconfig}", "-n", api.namespace]
+        command += ["get", "pods", "--watch", "--output-watch-events", f"-o=jsonpath={_LINE}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+
+    @property
+    def moments(self) -> list[Moment]:
+        return list(self._moments)
+
+    @property
+    def fewest(self) -> int:
+        return min(moment.serving for moment in self.moments)
+
+    @property
+    def outage(self) -> float:
+        """Seconds during which no pod served."""
+        moments = self.moments
+        gaps = itertools.pairwise(moments)
+        return sum(later.at - earlier.at for earlier, later in gaps if not earlier.serving)
+
+    def __enter__(self) -> "PodHistory":
+        self._reader.start()
+        eventually(lambda: self._moments, what=f"{self._first} pods serve")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=10)
+        self._reader.join(timeout=10)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event, name, deleted, node, ready = line.rstrip("\n").split("|")
+            self._pods[name] = (ready == "True" and not deleted, bool(node))
+            if event == "DELETED":
+                del self._pods[name]
+            serving = sum(serves for serves, _ in self._pods.values())
+            if self._moments or serving >= self._first:
+                placed = sum(stands for _, stands in self._pods.values())
+                self._moments.append(Moment(time.monotonic(), serving, placed))
