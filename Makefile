@@ -70,6 +70,10 @@ test-e2e: cluster-binaries images ## only the tests on a real node
 	$(PY) -m tests.e2e.busybox
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) tests/e2e'
 
+.PHONY: soak
+soak: cluster-binaries images ## the tests that wait for long
+	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) -m soak tests'
+
 .PHONY: generate
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)

@@ -82,6 +82,14 @@ class Cluster:
         """
         return images.load(node_.holder(self._state), archive)
 
+    def tag_image(self, name: str, other: str) -> None:
+        """Give an image of the node one more name.
+
+        Raises:
+            ClusterError: the cluster has no node, or the node no such image.
+        """
+        images.tag(node_.holder(self._state), name, other)
+
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """A kubeconfig for any user, authenticated by a client certificate.
 

@@ -86,6 +86,15 @@ def load(node: int, path: Path) -> list[str]:
     return names
 
 
+def tag(node: int, name: str, other: str) -> None:
+    """Give an image of the node one more name.
+
+    Raises:
+        ClusterError: the node has no image of that name.
+    """
+    _ctr(node, "images", "tag", "--force", full_name(name), full_name(other))
+
+
 def full_name(name: str) -> str:
     """What the kubelet makes of a short image name; containerd knows images by this one only.
 

@@ -8,6 +8,7 @@ import pytest
 from dev.cluster import Cluster, attach, up
 from dev.cluster.images import Image, write_archive
 from tests.e2e.busybox import static_busybox
+from tests.e2e.install import install
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +24,13 @@ def node_cluster() -> Iterator[Cluster]:
         return
     with up("e2e", node=True) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def pagoda(node_cluster: Cluster) -> Cluster:
+    """The chart, installed as the demo installs it."""
+    install(node_cluster)
+    return node_cluster
 
 
 @pytest.fixture

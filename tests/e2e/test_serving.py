@@ -15,22 +15,14 @@ from tests.builders import manifest
 from tests.e2e.install import (
     OPERATOR,
     SYSTEM_NAMESPACE,
-    install,
     offer_toy_model,
     wait_for_operator,
 )
+from tests.e2e.load import Load
+from tests.e2e.serving import START_TIMEOUT, service_host, service_url, toy_manifest
 from tests.kube import Api, Audit, eventually
 
-SMALL = {"cpu": "500m", "memory": "1Gi"}
 NO_SUCH_SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
-START_TIMEOUT = 120.0  # torch alone takes ten seconds to import on half a core
-
-
-@pytest.fixture(scope="module")
-def pagoda(node_cluster: Cluster) -> Cluster:
-    """The chart, installed as the demo installs it."""
-    install(node_cluster)
-    return node_cluster
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +42,6 @@ def toy(api: Api) -> Api:
     api.apply(toy_manifest(api))
     api.kubectl("wait", "--for=condition=Ready", "llmd/toy", f"--timeout={START_TIMEOUT:.0f}s")
     return api
-
-
-def toy_manifest(api: Api, **fields: Any) -> dict[str, Any]:
-    defaults = {"engine": {"args": ["--min-step-ms=20"]}, "resources": SMALL, "replicas": 1}
-    return manifest("toy", api.namespace, **(defaults | fields))
-
-
-def service_url(api: Api, name: str = "toy") -> str:
-    return f"http://{api.get('service', name)['spec']['clusterIP']}"
 
 
 def pod_url(api: Api, name: str = "toy") -> str:
@@ -159,24 +142,20 @@ def test_killed_operators_come_back_and_write_nothing(toy: Api):
 
 
 def test_change_under_load_loses_no_request(toy: Api):
-    """A new connection each; the old pod takes requests until every kube-proxy knows the new one."""
-    url = f"{service_url(toy)}/v1/completions"
+    """Of one replica with room for a second; it takes requests until every kube-proxy knows that."""
     revision = toy.get("llmd", "toy")["status"]["revision"]
-    toy.apply(toy_manifest(toy, engine={"args": ["--min-step-ms=10"]}))
-    codes: list[int] = []
 
     def changed() -> bool:
-        for _ in range(5):
-            with client() as http:
-                body = {"model": "toy", "prompt": "x", "max_tokens": 4}
-                codes.append(http.post(url, json=body).status_code)
         status = toy.get("llmd", "toy")["status"]
         pods = toy.list("pods", "serving.pagoda.dev/llmdeployment=toy")
         return status["revision"] != revision and status["reason"] == "Ready" and len(pods) == 1
 
-    eventually(changed, timeout=START_TIMEOUT + 90)
-    assert len(codes) > 20
-    assert set(codes) == {200}
+    with Load(service_host(toy), step_ms=20, stream_seconds=5, streams=1) as load:
+        eventually(lambda: load.open_streams == 1)
+        toy.apply(toy_manifest(toy, engine={"args": ["--min-step-ms=10"]}))
+        eventually(changed, timeout=START_TIMEOUT + 90)
+    assert load.failures == []
+    assert load.sent == load.answered > 20
 
 
 @pytest.mark.parametrize(
