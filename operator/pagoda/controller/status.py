@@ -26,6 +26,7 @@ from pagoda.render.suspension import suspended_count
 OUTLAST_DEADLINE = (
     reasons.INSUFFICIENT_GPU,
     reasons.UNSCHEDULABLE,
+    reasons.WAITING_FOR_DRAIN,
     reasons.VOLUME_NOT_FOUND,
     reasons.VOLUME_NOT_BOUND,
 )

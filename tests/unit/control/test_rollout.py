@@ -11,10 +11,11 @@ from pagoda.api import conditions as reasons
 from pagoda.controller import rollout
 from pagoda.controller.diagnosis import Finding
 from pagoda.controller.room import NodeRoom, requested
+from pagoda.controller.status import Observation, observe
 from pagoda.render.deployment import REPLACE, SURGE, RollingUpdate
 from pagoda.render.objects import SPEC_HASH_ANNOTATION
 
-from tests.builders import live_deployment, plan, pod
+from tests.builders import live_deployment, llmd, plan, pod
 
 PATIENCE = 10.0
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
@@ -328,3 +329,21 @@ FIRST = deployment(REPLACE, revision="1")
 def test_what_a_pod_without_room_waits_for(hindrance, live, pods, expected):
     found = rollout.explain(hindrance, live, pods)
     assert (found and found.reason) == expected
+
+
+def test_long_drain_is_no_exceeded_deadline():
+    live = deployment(REPLACE, replicas=2)
+    late = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+    live["status"]["conditions"] = [late]
+    seen = Observation(llmd(), PLAN, None, live, (pending(), DRAINS, old("b")), True)
+    assert observe(seen, "2026-01-01T12:00:00Z")["reason"] == "WaitingForDrain"
+
+
+def test_scaling_into_the_room_of_a_leaving_replica_does_not_degrade():
+    before = Observation(llmd(), PLAN, None, deployment(), (pod("a", revision=REV),), True)
+    parent = llmd() | {"status": observe(before, "2026-01-01T11:00:00Z")}
+    leaving = old("b", leaving=True)
+    leaving["metadata"]["labels"] = pod(revision=REV)["metadata"]["labels"]
+    pods = (pod("a", revision=REV), leaving, pending())
+    seen = Observation(parent, PLAN, None, deployment(replicas=2), pods, True)
+    assert observe(seen, "2026-01-01T12:00:00Z")["reason"] == "Scaling"
