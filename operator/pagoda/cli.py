@@ -1,4 +1,4 @@
-"""Command line: `pagoda operator` and `pagoda crd`."""
+"""Command line: `pagoda operator`, `pagoda fetch` and `pagoda crd`."""
 
 import argparse
 import os
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pagoda.api.crd import custom_resource_definition, to_yaml
 from pagoda.engines import ENGINES
+from pagoda.fetch.plan import repository
 from pagoda.render.effective import Settings
 
+HUB = "https://huggingface.co"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -38,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _operator_flags(operator)
     operator.set_defaults(run=_operator)
+
+    fetch = commands.add_parser(
+        "fetch",
+        help="download a model from a Hugging Face hub",
+        description="Downloads a model. HF_TOKEN is the hub's token, HF_ENDPOINT its address.",
+    )
+    _fetch_flags(fetch)
+    fetch.set_defaults(run=_fetch)
     return parser
 
 
@@ -149,6 +159,76 @@ def _operator(args: argparse.Namespace) -> int:
     except SettingsError as error:
         print(f"pagoda: {error}", file=sys.stderr)
         return 2
+
+
+def _fetch_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--uri", required=True, type=_hub_uri, metavar="hf://ORG/NAME")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit (default: main)")
+    parser.add_argument("--target", required=True, type=Path, help="folder for the model's files")
+    parser.add_argument(
+        "--progress-port", type=int, default=8300, help="port of /progress (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--termination-log", type=Path, metavar="FILE", help="where the reason of a failure goes"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=4,
+        metavar="N",
+        help="files at a time (default: %(default)s)",
+    )
+    for flag, default, text in (
+        ("deadline-seconds", 1800, "give up when nothing more has come for so long"),
+        ("read-seconds", 60, "a connection that brings nothing for so long is opened anew"),
+        ("retry-seconds", 1, "first delay between tries; it doubles"),
+        ("retry-cap-seconds", 30, "longest delay between tries"),
+    ):
+        parser.add_argument(
+            f"--{flag}",
+            type=float,
+            default=default,
+            metavar="S",
+            help=text + " (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from pagoda.fetch import app
+    from pagoda.fetch.download import RetryTimes
+    from pagoda.observability import logs
+
+    endpoint = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or HUB
+    if not endpoint.startswith(("https://", "http://")):
+        print("pagoda: HF_ENDPOINT is not an http(s) address", file=sys.stderr)
+        return 2
+    logs.configure(args.log_level)
+    return app.main(
+        app.Options(
+            uri=args.uri,
+            revision=args.revision or "main",
+            target=args.target,
+            endpoint=endpoint,
+            # A Secret made from a file often ends in a new line.
+            token=os.environ.get("HF_TOKEN", "").strip() or None,
+            progress_port=args.progress_port,
+            termination_log=args.termination_log,
+            parallel=args.parallel,
+            read_seconds=args.read_seconds,
+            retry=RetryTimes(args.retry_seconds, args.retry_cap_seconds, args.deadline_seconds),
+        )
+    )
+
+
+def _hub_uri(text: str) -> str:
+    try:
+        repository(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _crd(args: argparse.Namespace) -> int:
