@@ -12,7 +12,7 @@ GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 class Hasher(Protocol):
     """What hashlib's objects can do."""
 
-    def update(self, data: bytes | memoryview[int], /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Take in more of the content."""
 
     def hexdigest(self) -> str:
