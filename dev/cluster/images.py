@@ -34,13 +34,25 @@ def write_archive(image: Image, path: Path) -> Path:
     Raises:
         OSError: a file of the image cannot be read.
     """
-    layer = _layer(image)
+    return _write(image.name, image.entrypoint, _layer(image), path)
+
+
+def write_root_archive(name: str, root: Path, path: Path) -> Path:
+    """Write a whole root file system, given as a tar, as an OCI archive. It has no entry point.
+
+    Raises:
+        OSError: the tar cannot be read.
+    """
+    return _write(name, (), root.read_bytes(), path)
+
+
+def _write(name: str, entrypoint: tuple[str, ...], layer: bytes, path: Path) -> Path:
     layer_digest = _digest(layer)
     config = _json(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": list(image.entrypoint)},
+            "config": {"Entrypoint": list(entrypoint)},
             "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
         }
     )
@@ -58,7 +70,7 @@ def write_archive(image: Image, path: Path) -> Path:
             "schemaVersion": 2,
             "manifests": [
                 _descriptor(f"{kind}.manifest.v1+json", manifest)
-                | {"annotations": {"io.containerd.image.name": image.name}}
+                | {"annotations": {"io.containerd.image.name": name}}
             ],
         }
     )

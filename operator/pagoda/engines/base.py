@@ -15,6 +15,7 @@ class LaunchRequest:
     served_name: str
     drain_seconds: int
     memory_bytes: int
+    cpus: int  # processors that it may keep busy, rounded up
     gpus: int = 0
     tensor_parallel: int = 1
 

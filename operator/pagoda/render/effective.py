@@ -1,5 +1,6 @@
 """The spec with all defaults filled in, and the hash that decides about new pods."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -112,6 +113,7 @@ def effective(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Effecti
     served_name = spec.model.name or name
     defaults = profile.resources(gpus.count if gpus else 0)
     memory = str(resources.memory or defaults.memory)
+    cpu = str(resources.cpu or defaults.cpu)
     rollout, service = spec.rollout, spec.expose and spec.expose.service
     drain = rollout.drain_seconds if rollout else None
     deadline = rollout.progress_deadline_seconds if rollout else None
@@ -129,10 +131,11 @@ def effective(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Effecti
             served_name=served_name,
             drain_seconds=DEFAULT_DRAIN_SECONDS if drain is None else drain,
             memory_bytes=int(parse_quantity(memory)),
+            cpus=math.ceil(parse_quantity(cpu)),
             gpus=gpus.count if gpus else 0,
             tensor_parallel=tensor or (gpus.count if gpus else 1),
         ),
-        cpu=str(resources.cpu or defaults.cpu),
+        cpu=cpu,
         memory=memory,
         shared_memory=str(resources.shared_memory or defaults.shared_memory or "") or None,
         gpus=gpus,

@@ -12,6 +12,8 @@ from pagoda.render.source import MODEL_MOUNT, MODEL_VOLUME, HubSource, model_vol
 CONTAINER = "engine"
 NON_ROOT_UID = 65532  # "nonroot" of distroless images
 STARTUP_PERIOD_SECONDS = 1
+# A hung engine finishes nothing, so it is not given the time to drain.
+HUNG_GRACE_SECONDS = 2
 SECURITY: Object = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -109,7 +111,8 @@ def _container(eff: Effective) -> Object:
         "readinessProbe": _probe(profile.ready, period=2, failures=2),
         "livenessProbe": _probe(
             profile.live, period=10, failures=3, timeout=profile.live_timeout_seconds
-        ),
+        )
+        | {"terminationGracePeriodSeconds": HUNG_GRACE_SECONDS},
         # The engine writes the reason of its death there; without one, the log's end is taken.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
