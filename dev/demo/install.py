@@ -160,16 +160,23 @@ def offer_model(
         claim: name of the PersistentVolumeClaim.
         make_claim: make the claim as well, as examples/quickstart.yaml does.
     """
+    # The copy lives as long as the cluster and is never written again: a volume's path cannot be
+    # changed, and engines have mapped the weights.
+    copy = cluster.state / "volumes" / f"{namespace}-{claim}"
+    if not copy.exists():
+        shutil.copytree(folder, copy)
+    offer_folder(cluster, copy, namespace, claim, make_claim=make_claim)
+
+
+def offer_folder(
+    cluster: Cluster, folder: Path, namespace: str, claim: str, *, make_claim: bool = False
+) -> None:
+    """Makes a local PersistentVolume of `folder` itself; arguments as of `offer_model`."""
     name = f"{namespace}-{claim}"
     phase = ["get", "pv", name, "--ignore-not-found", "--output=jsonpath={.status.phase}"]
     if cluster.kubectl(*phase).stdout in ("Released", "Failed"):
         # It remembers a claim that is gone and would never be bound again.
         cluster.kubectl("delete", "pv", name)
-    # The copy lives as long as the cluster and is never written again: a volume's path cannot be
-    # changed, and engines have mapped the weights.
-    copy = cluster.state / "volumes" / name
-    if not copy.exists():
-        shutil.copytree(folder, copy)
     modes = ["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"]
     volume = {
         "apiVersion": "v1",
@@ -185,7 +192,7 @@ def offer_model(
                 "namespace": namespace,
                 "name": claim,
             },
-            "local": {"path": str(copy)},
+            "local": {"path": str(folder)},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [_ANY_NODE]}},
         },
     }
