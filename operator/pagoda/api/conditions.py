@@ -37,6 +37,11 @@ class Reason:
     advice: str
     is_routine: bool = False
     """Part of normal life; the advice is left to the documentation."""
+    concerns_model: bool = False
+    """About the weights themselves, so that ModelReady is False by it."""
+    is_steady: bool = False
+    """Its message quotes others' words, whose numbers differ with each occurrence: a message in
+    which nothing but numbers is new does not replace the last one."""
 
     def __str__(self) -> str:
         return self.name
@@ -50,14 +55,12 @@ class Reason:
         return f"{text}{stop} {self.advice}"
 
 
-def _progressing(
-    name: str, state: str, message: str, advice: str, *, is_routine: bool = False
-) -> Reason:
-    return Reason(name, state, "False", "True", "False", message, advice, is_routine)
+def _progressing(name: str, state: str, message: str, advice: str, **flags: bool) -> Reason:
+    return Reason(name, state, "False", "True", "False", message, advice, **flags)
 
 
-def _stalled(name: str, state: str, message: str, advice: str) -> Reason:
-    return Reason(name, state, "False", "False", "True", message, advice)
+def _stalled(name: str, state: str, message: str, advice: str, **flags: bool) -> Reason:
+    return Reason(name, state, "False", "False", "True", message, advice, **flags)
 
 
 READY = Reason(
@@ -89,6 +92,7 @@ DEGRADED = Reason(
     "{ready} of {desired} replicas serve; {detail}",
     "The model still serves; the message names what keeps the other replicas from starting.",
     is_routine=True,
+    is_steady=True,
 )
 SCALED_TO_ZERO = Reason(
     "ScaledToZero",
@@ -128,6 +132,7 @@ DOWNLOADING = _progressing(
     "The model is being downloaded: {detail}.",
     "Wait; a replica keeps what it has, also across a restart of the download.",
     is_routine=True,
+    concerns_model=True,
 )
 WAITING_FOR_DRAIN = _progressing(
     "WaitingForDrain",
@@ -149,7 +154,7 @@ INSUFFICIENT_GPU = _progressing(
     "InsufficientGPU",
     "Pending",
     "No node has enough free GPUs: {detail}",
-    "Free or add GPUs, or lower spec.resources.gpu.count.",
+    "Free or add GPUs, or lower spec.resources.gpu.count or spec.replicas.",
 )
 UNSCHEDULABLE = _progressing(
     "Unschedulable",
@@ -162,74 +167,90 @@ VOLUME_NOT_FOUND = _progressing(
     "Pending",
     "The model's volume does not exist: {detail}",
     "Create the PersistentVolumeClaim named in spec.model.uri, or correct the URI.",
+    concerns_model=True,
 )
 VOLUME_NOT_BOUND = _progressing(
     "VolumeNotBound",
     "Pending",
     "The model's volume cannot be used yet: {detail}",
-    "Look at the claim: kubectl describe pvc CLAIM; it needs a StorageClass that provisions, or a "
+    "Look at it with `kubectl describe pvc CLAIM`; it needs a StorageClass that provisions, or a "
     "PersistentVolume that fits.",
+    concerns_model=True,
 )
 IMAGE_NOT_FOUND = _progressing(
     "ImageNotFound",
     "Failing",
     "The image {image} does not exist: {detail}",
-    "Correct spec.engine.image.",
+    "Correct spec.engine.image, or push the image.",
+    is_steady=True,
 )
 IMAGE_PULL_DENIED = _progressing(
     "ImagePullDenied",
     "Failing",
     "The registry does not give the image {image}: {detail}",
     "Name a Secret with the registry's credentials in spec.engine.imagePullSecrets, or correct it.",
+    is_steady=True,
 )
 IMAGE_PULL_FAILED = _progressing(
     "ImagePullFailed",
     "Failing",
     "The image {image} cannot be pulled: {detail}",
     "Check that the nodes reach the registry, and spec.engine.image.",
+    is_steady=True,
 )
 SECRET_NOT_FOUND = _progressing(
     "SecretNotFound",
     "Failing",
     "A Secret or ConfigMap that the replica needs does not exist: {detail}",
     "Create it, or correct the reference in spec.model.secretRef or spec.engine.env.",
+    is_steady=True,
 )
 SECRET_KEY_NOT_FOUND = _progressing(
     "SecretKeyNotFound",
     "Failing",
     "A Secret or ConfigMap lacks a key that the replica needs: {detail}",
     "Add the key, or correct the reference in spec.model.secretRef (key HF_TOKEN) or spec.engine.env.",
+    is_steady=True,
 )
 CONFIG_ERROR = _progressing(
     "ContainerConfigError",
     "Failing",
     "The container cannot be made: {detail}",
     "Correct what the message names.",
+    is_steady=True,
 )
 MODEL_ACCESS_DENIED = _stalled(
     "ModelAccessDenied",
     "Failed",
     "The hub does not give the model: {detail}",
-    "Accept the model's licence there, and name a Secret with a valid HF_TOKEN in "
+    "Accept the model's licence on the hub, and name a Secret with a valid HF_TOKEN in "
     "spec.model.secretRef.",
+    concerns_model=True,
+    is_steady=True,
 )
 MODEL_NOT_FOUND = _stalled(
     "ModelNotFound",
     "Failed",
     "There is no such model: {detail}",
     "Correct spec.model.uri or spec.model.revision.",
+    concerns_model=True,
+    is_steady=True,
 )
 MODEL_FORMAT_UNSUPPORTED = _stalled(
     "ModelFormatUnsupported",
     "Failed",
     "The model cannot be served as it is: {detail}",
     "Name a model with *.safetensors of an architecture that the engine supports.",
+    concerns_model=True,
+    is_steady=True,
 )
 CHECKSUM_MISMATCH = _stalled(
     "ChecksumMismatch",
     "Failed",
     "What was downloaded is not what the hub lists: {detail}",
     "Look for a proxy or mirror that changes files, then delete the pod to try again.",
+    concerns_model=True,
+    is_steady=True,
 )
 MODEL_TOO_LARGE = _stalled(
     "ModelTooLarge",
@@ -237,63 +258,83 @@ MODEL_TOO_LARGE = _stalled(
     "The model does not fit: {detail}",
     "Raise spec.resources (memory, or GPUs with spec.parallelism.tensor), or lower the context length "
     "by spec.engine.args.",
+    concerns_model=True,
+    is_steady=True,
 )
 DISK_FULL = _progressing(
     "DiskFull",
     "Failing",
     "The model does not fit on the disk: {detail}",
     "Free or add space on the node, or give the volume `model` more room by spec.podTemplate.",
+    concerns_model=True,
+    is_steady=True,
 )
 HUB_UNAVAILABLE = _progressing(
     "HubUnavailable",
     "Failing",
     "The hub cannot be reached: {detail}",
     "Check that pods reach the hub or its mirror; the download goes on by itself.",
+    concerns_model=True,
+    is_steady=True,
+)
+FETCH_FAILED = _progressing(
+    "FetchFailed",
+    "Failing",
+    "The download of the model failed: {detail}",
+    "Correct what the message names; the download is tried again.",
+    concerns_model=True,
+    is_steady=True,
 )
 OUT_OF_MEMORY = _progressing(
     "OutOfMemory",
     "Failing",
-    "The engine was killed at its memory limit ({restarts} restarts).",
-    "Raise spec.resources.memory.",
+    "{detail}",
+    "Raise spec.resources.memory, or lower the context length or the batch by spec.engine.args.",
+    is_steady=True,
 )
 GPU_OUT_OF_MEMORY = _progressing(
     "GPUOutOfMemory",
     "Failing",
-    "The engine ran out of GPU memory ({restarts} restarts): {detail}",
+    "The engine ran out of GPU memory{often}: {detail}",
     "Give it more or larger GPUs (spec.resources.gpu, spec.parallelism.tensor), or lower the context "
     "length or the batch by spec.engine.args.",
+    is_steady=True,
 )
 ENGINE_CRASHED = _progressing(
     "EngineCrashed",
     "Failing",
-    "The engine exited with code {code} ({restarts} restarts): {detail}",
-    "Read the pod's log: kubectl logs deployment/NAME --previous.",
+    "The engine exited with code {code}{often}: {detail}",
+    "Read its log: kubectl logs -l serving.pagoda.dev/llmdeployment=NAME --previous.",
+    is_steady=True,
 )
 ENGINE_HUNG = _progressing(
     "EngineHung",
     "Failing",
-    "The engine took requests and made no progress, so it was restarted ({restarts} restarts): "
-    "{detail}",
+    "The engine made no progress and is restarted{often}: {detail}",
     "Wait for the restart; if it comes back, look for a driver error on the node or try another "
     "spec.engine.image.",
+    is_steady=True,
 )
 NODE_LOST = _progressing(
     "NodeLost",
     "Failing",
     "A replica's node does not answer: {detail}",
-    "Look at the node; the replica is made anew elsewhere when the node's toleration time is over.",
+    "Look at the node with `kubectl describe node`; the replica is made anew elsewhere when its "
+    "toleration of a lost node ends, by default after 5 minutes.",
 )
 EVICTED = _progressing(
     "Evicted",
     "Failing",
     "A replica was ended by its node: {detail}",
-    "Change what the message names, for example spec.resources.",
+    "Change what the message names, for example spec.resources; a new replica has been made.",
+    is_steady=True,
 )
 QUOTA_EXCEEDED = _progressing(
     "QuotaExceeded",
     "Failing",
     "The namespace's quota does not allow the pod: {detail}",
     "Raise the ResourceQuota or lower spec.resources.",
+    is_steady=True,
 )
 POD_TEMPLATE_INVALID = _stalled(
     "PodTemplateInvalid",
@@ -306,6 +347,7 @@ POD_REJECTED = _progressing(
     "Failing",
     "The API server does not admit the pod: {detail}",
     "Change what the message names, or the policy that refuses it.",
+    is_steady=True,
 )
 FORBIDDEN = _progressing(
     "Forbidden",
@@ -366,6 +408,7 @@ REASONS: tuple[Reason, ...] = (
     MODEL_TOO_LARGE,
     DISK_FULL,
     HUB_UNAVAILABLE,
+    FETCH_FAILED,
     OUT_OF_MEMORY,
     GPU_OUT_OF_MEMORY,
     ENGINE_CRASHED,

@@ -190,7 +190,15 @@ _POD_METADATA = {
     "creationTimestamp",
     "deletionTimestamp",
 }
-_POD_STATUS = {"phase", "conditions", "containerStatuses", "initContainerStatuses"}
+_POD_STATUS = {
+    "phase",
+    "conditions",
+    "containerStatuses",
+    "initContainerStatuses",
+    "podIP",
+    "reason",
+    "message",
+}
 
 
 def _project_pod(pod: Object) -> Object:
@@ -206,8 +214,11 @@ def _project_pod(pod: Object) -> Object:
 
 
 def _project_pod_spec(spec: Object) -> Object:
-    """Keep where the pod stands and what it takes there."""
-    kept = {k: v for k, v in spec.items() if k in ("nodeName", "affinity", "overhead")}
+    """Keep where the pod stands, what it takes there, and what keeps it from getting there."""
+    kept = {
+        k: v for k, v in spec.items() if k in ("nodeName", "nodeSelector", "affinity", "overhead")
+    }
+    kept["volumes"] = [v for v in spec.get("volumes", ()) if "persistentVolumeClaim" in v]
     for kind in ("containers", "initContainers"):
         kept[kind] = [
             {k: v for k, v in container.items() if k in ("name", "restartPolicy", "resources")}

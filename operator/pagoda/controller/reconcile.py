@@ -13,11 +13,12 @@ from pagoda.api import conditions as reasons
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
+from pagoda.controller.cause import Observation
 from pagoda.controller.children import Children
 from pagoda.controller.diagnosis import Finding, shorten
 from pagoda.controller.queue import Key
 from pagoda.controller.replacement import Replacement
-from pagoda.controller.status import Observation, observe, same_status
+from pagoda.controller.status import observe, same_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
 from pagoda.kube.events import EventRecorder

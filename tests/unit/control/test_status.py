@@ -3,8 +3,9 @@
 import pytest
 from pagoda.api import conditions as reasons
 from pagoda.api.conditions import REASONS
+from pagoda.controller.cause import Observation
 from pagoda.controller.diagnosis import Finding, shorten
-from pagoda.controller.status import Observation, observe, same_status
+from pagoda.controller.status import observe, same_status
 
 from tests.builders import crashed, live_deployment, llmd, plan, pod, waiting
 
@@ -185,9 +186,7 @@ def test_same_observation_same_status():
 
 
 def test_every_reason_message_can_be_filled():
-    details = dict.fromkeys(
-        ("ready", "desired", "detail", "image", "code", "restarts", "deadline"), 1
-    )
+    details = dict.fromkeys(("ready", "desired", "detail", "image", "code", "often", "deadline"), 1)
     for reason in REASONS:
         assert "{" not in reason.explain(**details)
         assert not (reason.stalled == "True" and reason.reconciling == "True"), reason
