@@ -82,5 +82,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create, patch, list]
+# Why a pod does not start: the end of the log of a container that crashed, the state of its claim.
+- apiGroups: [""]
+  resources: [pods/log, persistentvolumeclaims]
+  verbs: [get]
 {{- end -}}

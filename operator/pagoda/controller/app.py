@@ -19,9 +19,11 @@ import kopf
 from prometheus_client import start_http_server
 
 from pagoda.controller.cache import ObjectCache
+from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key, WorkQueue
 from pagoda.controller.reconcile import Reconciler, StalledError
 from pagoda.controller.relist import Relister
+from pagoda.controller.survey import Surveyor
 from pagoda.controller.watches import registry, settings
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import FencedError, KubeError, RejectedError
@@ -92,10 +94,12 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         period=options.relist_seconds,
     )
     recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
+    inquiry = Inquiry(client, Surveyor(client, options.namespaces), on_news=queue.add)
     reconciler = Reconciler(
         client,
         cache,
         recorder,
+        inquiry=inquiry,
         settings=options.rendering,
         unschedulable_seconds=options.unschedulable_seconds,
     )
@@ -108,6 +112,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         return await _watch_and_lead(options, client, cache, queue, watched_at, leader, stop)
     finally:
         queue.close()
+        await inquiry.close()
         await end_health()
         metrics_server.shutdown()
         await client.close()

@@ -60,7 +60,7 @@ class Counts:
 def count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None) -> Counts:
     """Count the pods."""
     staying = [pod for pod in seen.pods if not is_leaving(pod)]
-    current = [pod for pod in staying if _revision(pod) == revision]
+    current = [pod for pod in staying if revision_of(pod) == revision]
     old = [pod for pod in staying if pod not in current]
     return Counts(
         desired=_desired(seen, previous),
@@ -129,7 +129,7 @@ def _find_hindrance(seen: Observation, revision: str | None) -> Finding | None:
 
     Those of an older one are on their way out; what ails them hinders nothing.
     """
-    current = [pod for pod in seen.pods if _revision(pod) == revision]
+    current = [pod for pod in seen.pods if revision_of(pod) == revision]
     finding = diagnose_pods(current, seen.evidence)
     if (finding is None or finding.reason.is_routine) and seen.deployment is not None:
         finding = diagnose_deployment(seen.deployment) or finding
@@ -163,6 +163,7 @@ def _is_past_deadline(deployment: Object | None) -> bool:
     return progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded"
 
 
-def _revision(pod: Object) -> str | None:
+def revision_of(pod: Object) -> str | None:
+    """Give the revision of a pod."""
     revision: str | None = pod["metadata"].get("labels", {}).get(REVISION_LABEL)
     return revision

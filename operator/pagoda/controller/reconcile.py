@@ -10,12 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
+from pagoda.api.conditions import ConditionType
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
-from pagoda.controller.cause import Observation
+from pagoda.controller.cause import Observation, revision_of
 from pagoda.controller.children import Children
-from pagoda.controller.diagnosis import Finding, shorten
+from pagoda.controller.diagnosis import NOTHING, Evidence, Finding, refusal, shorten
+from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
 from pagoda.controller.replacement import Replacement
 from pagoda.controller.status import observe, same_status
@@ -56,6 +58,7 @@ class Reconciler:
         cache: ObjectCache,
         recorder: EventRecorder,
         *,
+        inquiry: Inquiry,
         settings: Settings,
         unschedulable_seconds: float,
     ):
@@ -64,6 +67,7 @@ class Reconciler:
         self._recorder = recorder
         self._children = Children(client, cache)
         self._replacement = Replacement(client, unschedulable_seconds)
+        self._inquiry = inquiry
         self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
@@ -81,6 +85,7 @@ class Reconciler:
         if parent is None or parent["metadata"].get("deletionTimestamp"):
             self._children.forget(key)  # the children go by garbage collection
             self._replacement.forget(key)
+            self._inquiry.forget(key)
             self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
@@ -100,7 +105,8 @@ class Reconciler:
                 failure = error
                 if (parent.get("status") or {}).get("observedGeneration") != owner.generation:
                     problem = Finding(reasons.NOT_APPLIED_YET, {"detail": shorten(error.message)})
-        told, wait = await self._report(key, owner, parent, plan, problem)
+        evidence, ask_again = await self._ask(key, parent, plan)
+        told, wait = await self._report(key, owner, parent, plan, problem, evidence)
         if failure is not None:
             raise failure
         if problem is not None:
@@ -109,7 +115,9 @@ class Reconciler:
         # else, whose own event is then no news any more. One more pass looks at what came with them.
         if wrote or told:
             return LOOK_AGAIN_SECONDS
-        return min((seconds for seconds in (wait, due) if seconds is not None), default=None)
+        return min(
+            (seconds for seconds in (wait, due, ask_again) if seconds is not None), default=None
+        )
 
     async def _plan(
         self, key: Key, owner: Owner, parent: Object
@@ -154,8 +162,24 @@ class Reconciler:
             return None
         return found if controller_uid(found) == owner.uid else None
 
+    async def _ask(
+        self, key: Key, parent: Object, plan: Plan | None
+    ) -> tuple[Evidence, float | None]:
+        """Find out what the pods do not tell; and when to ask again."""
+        if plan is None:
+            return NOTHING, None
+        revision = plan.choice.revision
+        pods = self._pods(key, parent)
+        return await self._inquiry.ask(key, [pod for pod in pods if revision_of(pod) == revision])
+
     async def _report(
-        self, key: Key, owner: Owner, parent: Object, plan: Plan | None, problem: Finding | None
+        self,
+        key: Key,
+        owner: Owner,
+        parent: Object,
+        plan: Plan | None,
+        problem: Finding | None,
+        evidence: Evidence,
     ) -> tuple[bool, float | None]:
         """Write the status if it changed.
 
@@ -170,6 +194,7 @@ class Reconciler:
             deployment=owned.get((DEPLOYMENT, owner.name)),
             pods=self._pods(key, parent),
             has_service=(SERVICE, owner.name) in owned,
+            evidence=evidence,
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}
@@ -210,19 +235,31 @@ class Reconciler:
 
     async def _tell(self, parent: Object, live: Object, wanted: dict[str, Any]) -> None:
         """Log and record an event when the reason changed."""
-        before, after = live.get("reason"), wanted["reason"]
+        before, after = _told(live), _told(wanted)
         if before == after:
             return
-        ready = next(c for c in wanted["conditions"] if c["type"] == "Ready")
+        ready = next(c for c in wanted["conditions"] if c["type"] == ConditionType.READY)
         log.info("%s -> %s", before, after, extra={"status_message": ready["message"]})
-        fine = ready["status"] == "True" or after in _UNEVENTFUL
+        degraded = wanted["reason"] == reasons.DEGRADED.name
+        fine = (ready["status"] == "True" and not degraded) or after in _UNEVENTFUL
         await self._recorder.record(
             parent,
             kind="Normal" if fine else "Warning",
-            reason=after,
+            reason=after or "Unknown",
             action="Reconcile",
             note=ready["message"],
         )
+
+
+def _told(status: Object) -> str | None:
+    """Give what an event tells: of a replica that fails beside others that serve, why."""
+    reason: str | None = status.get("reason")
+    if reason != reasons.DEGRADED.name:
+        return reason
+    conditions = status.get("conditions", ())
+    return next(
+        (c["reason"] for c in conditions if c["type"] == ConditionType.WORKLOAD_READY), None
+    )
 
 
 _UNEVENTFUL = {
@@ -230,6 +267,7 @@ _UNEVENTFUL = {
     for reason in (
         reasons.STARTING,
         reasons.ROLLING_OUT,
+        reasons.DOWNLOADING,
         reasons.WAITING_FOR_DRAIN,
         reasons.SCALED_TO_ZERO,
     )
@@ -237,12 +275,15 @@ _UNEVENTFUL = {
 
 
 def _refusal(error: RejectedError) -> Finding:
-    """Tell a mistake in the spec from a permission or a quota that is missing."""
-    detail = shorten(error.message)
-    if error.status == 403:
-        quota = "exceeded quota" in error.message
-        return Finding(reasons.QUOTA_EXCEEDED if quota else reasons.FORBIDDEN, {"detail": detail})
-    return Finding(reasons.INVALID_SPEC, {"detail": detail})
+    """Tell a mistake in the spec from a policy, a quota or a permission."""
+    if "exceeded quota" in error.message or any(text in error.message for text in _POLICIES):
+        return refusal(error.message)
+    cause = reasons.FORBIDDEN if error.status == 403 else reasons.INVALID_SPEC
+    return Finding(cause, {"detail": shorten(error.message)})
+
+
+# How the API server names those who refused.
+_POLICIES = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
 
 
 def _is_older(pod: Object, parent: Object) -> bool:

@@ -7,7 +7,7 @@ refuse fields of a newer API server.
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -16,7 +16,7 @@ from kubernetes.aio.client import Configuration
 from prometheus_client import Counter
 
 from pagoda.kube.errors import SettingsError, TransientError, error_from_response
-from pagoda.kube.resources import Resource
+from pagoda.kube.resources import POD, Resource
 from pagoda.kube.session import Session
 from pagoda.render.objects import Object
 
@@ -87,7 +87,17 @@ class KubeClient:
         field_selector: str = "",
     ) -> list[Object]:
         """Read all objects of a kind, in pages."""
-        items: list[Object] = []
+        pages = self.pages(resource, namespace, label_selector, field_selector)
+        return [item async for page in pages for item in page]
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncIterator[Sequence[Object]]:
+        """Read all objects of a kind and give page by page, for what is too much to keep."""
         query = {"limit": str(PAGE_SIZE)}
         if label_selector:
             query["labelSelector"] = label_selector
@@ -95,12 +105,32 @@ class KubeClient:
             query["fieldSelector"] = field_selector
         while True:
             page = await self._call("GET", resource.path(namespace), query)
-            for item in page["items"]:  # the items of a list leave these two out
-                items.append({"apiVersion": resource.api_version, "kind": resource.kind} | item)
+            # The items of a list leave these two out.
+            kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+            yield [kind | item for item in page["items"]]
             token = page["metadata"].get("continue")
             if not token:
-                return items
+                return
             query["continue"] = token
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, previous: bool, lines: int, limit: int
+    ) -> str:
+        """Read the end of a container's log.
+
+        Args:
+            namespace: the pod's.
+            pod: its name.
+            container: one of its containers.
+            previous: of the run before the present one.
+            lines: at most so many, the last ones.
+            limit: at most so many bytes of them, the first ones.
+        """
+        query = {"container": container, "tailLines": str(lines), "limitBytes": str(limit)}
+        if previous:
+            query["previous"] = "true"
+        data = await self._send("GET", POD.path(namespace, pod, "log"), query, accept="*/*")
+        return data.decode(errors="replace")
 
     async def apply(
         self,
@@ -163,12 +193,29 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
+        data = await self._send(method, path, query, body, content_type)
+        try:
+            answer: Object = json.loads(data) if data else {}
+        except ValueError as error:  # a proxy's page, or an answer cut off
+            raise TransientError(200, "NotJSON", str(error)) from error
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+        *,
+        accept: str = "application/json",
+    ) -> bytes:
         host = self.configuration.host
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._session.request(
-                    method, path, query or {}, data, content_type
+                    method, path, query or {}, data, content_type, accept
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # TimeoutError says nothing by itself.
@@ -178,8 +225,4 @@ class KubeClient:
         REQUESTS.labels(str(response.status), method, host).inc()
         if not 200 <= response.status < 300:
             raise error_from_response(response.status, response.data, response.retry_after)
-        try:
-            answer: Object = json.loads(response.data) if response.data else {}
-        except ValueError as error:  # a proxy's page, or an answer cut off
-            raise TransientError(response.status, "NotJSON", str(error)) from error
-        return answer
+        return response.data

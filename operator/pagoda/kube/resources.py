@@ -37,6 +37,7 @@ SERVICE = Resource("", "v1", "services", "Service")
 DISRUPTION_BUDGET = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 POD = Resource("", "v1", "pods", "Pod")
 NODE = Resource("", "v1", "nodes", "Node")
+CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 

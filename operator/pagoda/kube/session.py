@@ -42,10 +42,16 @@ class Session:
         )
 
     async def request(
-        self, method: str, path: str, query: dict[str, str], body: bytes | None, content_type: str
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: bytes | None,
+        content_type: str,
+        accept: str,
     ) -> Response:
         """Send a request and read the answer."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         # Reads a rotated token again when it is due.
         if token := await self.configuration.get_api_key_with_prefix("BearerToken"):
             headers["Authorization"] = token

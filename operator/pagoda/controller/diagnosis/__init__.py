@@ -10,6 +10,7 @@ from pagoda.controller.diagnosis.creation import config_error, stuck_creation
 from pagoda.controller.diagnosis.deployment import diagnose_deployment, refusal
 from pagoda.controller.diagnosis.endings import (
     crash,
+    download_gets_on,
     downloading,
     failed_download,
     hung,
@@ -53,8 +54,9 @@ def diagnose_pods(pods: Sequence[Object], evidence: Evidence = NOTHING) -> Findi
     """
     staying = [pod for pod in pods if not is_serving(pod) and not is_leaving(pod)]
     staying.sort(key=lambda p: str(p["metadata"]["name"]))
+    failing = [pod for pod in staying if download_gets_on(pod, evidence) is None]
     for policy in POLICIES:
-        for pod in staying:
+        for pod in failing:
             if (finding := policy(pod, evidence)) is not None:
                 return finding
     if (finding := ended_by_node(pods)) is not None:

@@ -17,16 +17,19 @@ KILLED_BY_PROBE = "failed liveness probe"  # the kubelet's Killing event
 PROBE_FAILED = "Liveness probe failed"  # its Unhealthy event
 
 
+def download_gets_on(pod: Object, evidence: Evidence) -> Finding | None:
+    """Find a download that has come further since its last failure."""
+    progress = evidence.downloads.get(pod["metadata"]["uid"])
+    return None if progress is None or progress.startswith("0 %") else downloading(pod, evidence)
+
+
 def failed_download(pod: Object, evidence: Evidence) -> Finding | None:
     """Find why the download ended."""
     for container in pod["status"].get("initContainerStatuses", ()):
         end = last_end(container)
         if container["name"] != FETCH_CONTAINER or not end or end.get("exitCode") == 0:
             continue
-        uid = pod["metadata"]["uid"]
-        if container.get("state", {}).get("running") and _moves(evidence.downloads.get(uid)):
-            return None  # the next try gets on
-        text = end.get("message", "") or evidence.logs.get(uid, "")
+        text = end.get("message", "") or evidence.logs.get(pod["metadata"]["uid"], "")
         if report := failure(text):
             return Finding(BY_NAME[report.reason], {"detail": shorten(report.message)})
         if end.get("reason") != "OOMKilled" and DISK_FULL.search(text):
@@ -99,7 +102,3 @@ def downloading(pod: Object, evidence: Evidence) -> Finding | None:
 def often(container: Object) -> str:
     """Say that it is not the first time."""
     return " again and again" if container.get("restartCount", 0) >= OFTEN else ""
-
-
-def _moves(progress: str | None) -> bool:
-    return progress is not None and not progress.startswith("0 %")

@@ -7,7 +7,7 @@ from pagoda.api import conditions as reasons
 from pagoda.controller.diagnosis.evidence import Evidence
 from pagoda.controller.diagnosis.finding import Finding
 from pagoda.controller.diagnosis.text import shorten
-from pagoda.controller.diagnosis.views import is_leaving, pod_condition
+from pagoda.controller.diagnosis.views import is_leaving, is_serving, pod_condition
 from pagoda.render.objects import Object
 
 # A successor is made within moments of the end of a pod; clocks of nodes differ a little.
@@ -38,12 +38,13 @@ def ended_by_node(pods: Sequence[Object]) -> Finding | None:
         pods: all pods of the revision in force, ended and leaving ones included.
     """
     staying = [pod for pod in pods if not is_leaving(pod)]
+    starting = [pod for pod in staying if not is_serving(pod)]
     ended = [
         (time, pod, finding)
         for pod in pods
         if is_leaving(pod) and (finding := _end(pod)) is not None
         for time in [_end_time(pod)]
-        if not staying or any(_succeeds(successor, time) for successor in staying)
+        if not staying or any(_succeeds(successor, time) for successor in starting)
     ]
     if not ended:
         return None

@@ -19,9 +19,10 @@ SECRETS = (
     re.compile(r"((?:hf|gh[pousr]|glpat|sk|xox[abeprs])[_-])[\w-]{6,}", re.IGNORECASE),
     re.compile(r"(\b(?:AKIA|ASIA))[A-Z0-9]{8,}"),
     re.compile(r"(\beyJ)[\w-]{8,}(?:\.[\w-]*){0,2}"),
-    # By name, as in TOKEN=x, "password": "x y", authorization: Bearer x, &X-Amz-Signature=x.
+    # By name, as in TOKEN=x, "password": "x y", authorization: Bearer x, &X-Amz-Signature=x; an HTTP
+    # status after a URL that ends in /token is none.
     re.compile(
-        rf"({_NAMES}[\\\"']*\s*[=:]\s*)"
+        rf"({_NAMES}[\\\"']*\s*[=:]\s*)(?!\d{{3}}\s)"
         r"(?:\\?\"[^\"]*(?:\"|$)|\\?'[^']*(?:'|$)|(?:(?:Bearer|Basic|Token)\s+)?[^\s\"',&]+)",
         re.IGNORECASE,
     ),
