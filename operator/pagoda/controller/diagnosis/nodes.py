@@ -75,7 +75,7 @@ def _where(pod: Object) -> str:
 def _end_time(pod: Object) -> str:
     """Give the time of the end. One that was refused at once has no condition that tells."""
     times: list[str] = [
-        c.get("lastTransitionTime", "")
+        c.get("lastTransitionTime") or ""
         for c in pod["status"].get("conditions", ())
         if c["type"] in ("DisruptionTarget", "Ready")
     ]

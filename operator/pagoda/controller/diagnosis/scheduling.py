@@ -27,8 +27,8 @@ def not_scheduled(pod: Object, evidence: Evidence) -> Finding | None:
     if scheduled is None or scheduled["status"] != "False":
         return None
     message = TRAILER.sub("", shorten(scheduled.get("message", "")))
-    if CLAIM_NOT_FOUND.search(message):
-        return Finding(reasons.VOLUME_NOT_FOUND, {"detail": message})
+    if missing := CLAIM_NOT_FOUND.search(message):
+        return Finding(reasons.VOLUME_NOT_FOUND, {"detail": missing[0]})
     if CLAIM_UNUSABLE.search(message):
         claims = "; ".join(
             f"claim {name}: {evidence.claims[name]}"
