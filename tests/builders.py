@@ -5,6 +5,7 @@ from typing import Any
 
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.render.effective import Settings
+from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact
 from pagoda.render.objects import (
     MANAGED_BY,
     MANAGED_BY_LABEL,
@@ -57,9 +58,10 @@ def plan(
     images: dict[str, str] | None = None,
     pinned: dict[str, Any] | None = None,
     deployment: dict[str, Any] | None = None,
+    ingress_class: IngressClassFact = UNKNOWN_CLASS,
     **fields: Any,
 ) -> Plan:
-    facts = Facts(Settings(images or {}), pinned, deployment)
+    facts = Facts(Settings(images or {}), pinned, deployment, ingress_class=ingress_class)
     return desired(owner, LLMDeploymentSpec.model_validate(spec(**fields)), facts)
 
 

@@ -61,6 +61,7 @@ COMPONENTS = {
     "pause": Component("pause", "."),
     "helm": Component("helm", "helm.sh/helm/v4/cmd/helm"),
     "kwok": Component("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "contour": Component("contour", "github.com/projectcontour/contour/cmd/contour"),
 }
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")

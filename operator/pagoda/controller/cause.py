@@ -43,6 +43,7 @@ class Observation:
     pods: tuple[Object, ...]
     has_service: bool
     evidence: Evidence = NOTHING  # what was asked about the pods
+    ingress: Object | None = None
 
 
 @dataclass(frozen=True)

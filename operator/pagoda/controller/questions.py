@@ -7,7 +7,12 @@ from typing import Literal
 from pagoda.controller.diagnosis import is_leaving, is_serving, pod_condition
 from pagoda.controller.diagnosis.images import DENIED
 from pagoda.controller.diagnosis.logs import tells_enough
-from pagoda.controller.diagnosis.scheduling import CLAIM_NOT_FOUND, CLAIM_UNUSABLE, claim_names, wanted_gpus
+from pagoda.controller.diagnosis.scheduling import (
+    CLAIM_NOT_FOUND,
+    CLAIM_UNUSABLE,
+    claim_names,
+    wanted_gpus,
+)
 from pagoda.controller.diagnosis.views import containers, is_being_made, last_end, waiting
 from pagoda.render.fetch import FETCH_CONTAINER
 from pagoda.render.objects import Object

@@ -17,6 +17,7 @@ from pagoda.controller.cache import ObjectCache, controller_uid
 from pagoda.controller.cause import Observation, revision_of
 from pagoda.controller.children import Children
 from pagoda.controller.diagnosis import NOTHING, Evidence, Finding, refusal, shorten
+from pagoda.controller.ingress_classes import KEPT_SECONDS, IngressClasses
 from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
 from pagoda.controller.replacement import Replacement
@@ -27,11 +28,13 @@ from pagoda.kube.events import EventRecorder
 from pagoda.kube.resources import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
+    INGRESS,
     LLMDEPLOYMENT,
     SERVICE,
     Resource,
 )
 from pagoda.render.effective import Settings, SpecError, spec_hash
+from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact
 from pagoda.render.objects import Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
 from pagoda.render.template import controller_revision_name
@@ -68,6 +71,7 @@ class Reconciler:
         self._children = Children(client, cache)
         self._replacement = Replacement(client, unschedulable_seconds)
         self._inquiry = inquiry
+        self._ingress_classes = IngressClasses(client)
         self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
 
@@ -133,8 +137,12 @@ class Reconciler:
                 pinned=await self._pinned(owner, spec, owned, parent),
                 live_deployment=live,
                 rolling=rolling,
+                ingress_class=await self._ingress_class(spec),
             )
-            return desired(owner, spec, facts), None, due
+            plan = desired(owner, spec, facts)
+            if plan.ingress_class.is_missing:  # classes are not watched
+                due = min(due or KEPT_SECONDS, KEPT_SECONDS)
+            return plan, None, due
         except ValidationError as error:
             detail = "; ".join(
                 f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
@@ -142,6 +150,11 @@ class Reconciler:
         except SpecError as error:
             detail = str(error)
         return None, Finding(reasons.INVALID_SPEC, {"detail": detail}), None
+
+    async def _ingress_class(self, spec: LLMDeploymentSpec) -> IngressClassFact:
+        if spec.expose is None or spec.expose.ingress is None:
+            return UNKNOWN_CLASS
+        return await self._ingress_classes.find(spec.expose.ingress.class_name)
 
     async def _pinned(
         self,
@@ -195,6 +208,7 @@ class Reconciler:
             pods=self._pods(key, parent),
             has_service=(SERVICE, owner.name) in owned,
             evidence=evidence,
+            ingress=owned.get((INGRESS, owner.name)),
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}

@@ -7,9 +7,10 @@ from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
 from pagoda.api.conditions import ConditionType, Reason, Status
-from pagoda.api.status import Address, Condition, LLMDeploymentStatus, Rendering
+from pagoda.api.status import Condition, LLMDeploymentStatus, Rendering
 from pagoda.controller.cause import WORKLOAD_REASON, Counts, Observation, count, find_cause
 from pagoda.controller.diagnosis import Finding, same_but_for_numbers
+from pagoda.controller.routes import Routes, observe_routes
 from pagoda.render.objects import SELECTOR_LABEL, Object
 from pagoda.render.plan import Plan
 
@@ -31,6 +32,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     finding = find_cause(seen, previous, revision, counts)
     details = {"ready": counts.serving, "desired": counts.desired} | finding.details
     generation = int(metadata["generation"])
+    routes = _routes(seen, previous)
     ready = f"{counts.serving}/{0 if counts.is_suspended else counts.desired}"
     message = finding.reason.explain(**details)
     last = _ready(previous)
@@ -49,7 +51,9 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
             observed_generation=generation,
             last_transition_time=_since(previous, kind, status, now),
         )
-        for kind, (status, reason, text) in _conditions(finding, message, counts, seen).items()
+        for kind, (status, reason, text) in _conditions(
+            finding, message, counts, seen, routes
+        ).items()
     ]
     plan = seen.plan
     status = LLMDeploymentStatus(
@@ -57,8 +61,8 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         model=plan.effective.served_name if plan else previous.model,
         engine=plan.effective.profile.name if plan else previous.engine,
         image=plan.image if plan else previous.image,
-        url=_url(seen, previous),
-        addresses=_addresses(seen, previous),
+        url=routes.url,
+        addresses=routes.addresses,
         gpus=_gpus(seen),
         replicas=len(counts.current) + len(counts.old),
         ready_replicas=counts.serving,
@@ -109,17 +113,17 @@ def _previous(parent: Object) -> LLMDeploymentStatus:
         return LLMDeploymentStatus()
 
 
-def _url(seen: Observation, previous: LLMDeploymentStatus) -> str | None:
-    """Give the URL of a Service that exists."""
-    if not seen.has_service:
-        return None
-    return seen.plan.url if seen.plan else previous.url
-
-
-def _addresses(seen: Observation, previous: LLMDeploymentStatus) -> list[Address] | None:
-    if not seen.has_service:
-        return None
-    return [Address(name="internal", url=seen.plan.url)] if seen.plan else previous.addresses
+def _routes(seen: Observation, previous: LLMDeploymentStatus) -> Routes:
+    """Judge the routes; where the spec cannot be read, what was known of them stays."""
+    if seen.plan is not None:
+        return observe_routes(seen.plan, has_service=seen.has_service, ingress=seen.ingress)
+    before = next(
+        (c for c in previous.conditions or () if c.type == ConditionType.ROUTES_READY), None
+    )
+    ready: tuple[Status, str, str] = ("Unknown", "InvalidSpec", "The spec cannot be used.")
+    if before is not None:
+        ready = (before.status, before.reason, before.message)
+    return Routes(ready, previous.url, previous.addresses)
 
 
 def _gpus(seen: Observation) -> int | None:
@@ -131,7 +135,7 @@ def _gpus(seen: Observation) -> int | None:
 
 
 def _conditions(
-    finding: Finding, message: str, counts: Counts, seen: Observation
+    finding: Finding, message: str, counts: Counts, seen: Observation, routes: Routes
 ) -> dict[ConditionType, tuple[Status, str, str]]:
     reason, serves = finding.reason, counts.serving > 0
     workload: Status = "True" if reason is reasons.READY else "False"
@@ -164,11 +168,7 @@ def _conditions(
             finding.details.get(WORKLOAD_REASON, reason.name),
             message + note,
         ),
-        ConditionType.ROUTES_READY: (
-            ("True", "ServiceReady", "The Service exists.")
-            if seen.has_service
-            else ("False", "ServiceMissing", "The Service does not exist yet.")
-        ),
+        ConditionType.ROUTES_READY: routes.ready,
     }
 
 

@@ -35,13 +35,22 @@ CONTROLLER_REVISION = Resource("apps", "v1", "controllerrevisions", "ControllerR
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 SERVICE = Resource("", "v1", "services", "Service")
 DISRUPTION_BUDGET = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+INGRESS = Resource("networking.k8s.io", "v1", "ingresses", "Ingress")
 POD = Resource("", "v1", "pods", "Pod")
 NODE = Resource("", "v1", "nodes", "Node")
 CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+INGRESS_CLASS = Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 EVENT = Resource("events.k8s.io", "v1", "events", "Event")
 
-CHILDREN = (SERVICE_ACCOUNT, CONTROLLER_REVISION, DEPLOYMENT, SERVICE, DISRUPTION_BUDGET)
+CHILDREN = (
+    SERVICE_ACCOUNT,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    SERVICE,
+    DISRUPTION_BUDGET,
+    INGRESS,
+)
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 
 _BY_KIND = {(r.api_version, r.kind): r for r in (LLMDEPLOYMENT, *CHILDREN, POD, LEASE, EVENT)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pagoda.api.env import EnvVar
+from pagoda.api.exposure import Ingress
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.api.workload import Resources, Scheduling
 from pagoda.engines import ENGINES, Accelerator, EngineProfile, LaunchRequest
@@ -69,6 +70,7 @@ class Effective:
     service_type: str
     service_port: int
     service_annotations: Mapping[str, str]
+    ingress: Ingress | None
     settings: Settings
 
     @property
@@ -146,6 +148,7 @@ def effective(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Effecti
         service_type=(service and service.type) or "ClusterIP",
         service_port=(service and service.port) or DEFAULT_SERVICE_PORT,
         service_annotations=(service and service.annotations) or {},
+        ingress=spec.expose.ingress if spec.expose else None,
         settings=settings,
     )
 

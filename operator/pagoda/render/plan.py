@@ -6,6 +6,7 @@ from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.render.deployment import SURGE, RollingUpdate, deployment
 from pagoda.render.disruption import disruption_budget
 from pagoda.render.effective import Effective, Settings, effective, spec_hash
+from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact, ingress, ingress_url
 from pagoda.render.objects import Object, Owner
 from pagoda.render.pod import CONTAINER, pod_template
 from pagoda.render.service import service, url
@@ -26,6 +27,7 @@ class Facts:
     pinned: Object | None  # the ControllerRevision kept for this spec
     live_deployment: Object | None
     rolling: RollingUpdate = SURGE
+    ingress_class: IngressClassFact = UNKNOWN_CLASS
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Plan:
     is_suspended: bool
     resumed_replicas: int | None  # the count before the suspension that ends with this plan
     url: str
+    ingress_url: str | None
+    ingress_class: IngressClassFact
 
     @property
     def image(self) -> str:
@@ -72,6 +76,8 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     objects += [service(owner, eff), disruption_budget(owner)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
+    if eff.ingress is not None:
+        objects.append(ingress(owner, eff.ingress, facts.ingress_class))
     return Plan(
         owner=owner,
         effective=eff,
@@ -81,4 +87,6 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         is_suspended=suspended,
         resumed_replicas=None if suspended else suspended_count(live),
         url=url(owner, eff),
+        ingress_url=ingress_url(eff.ingress) if eff.ingress else None,
+        ingress_class=facts.ingress_class,
     )

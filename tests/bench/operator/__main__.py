@@ -1,7 +1,6 @@
 """`make bench-operator`."""
 
 import argparse
-from pathlib import Path
 
 from tests.bench.operator import storm, writes
 from tests.bench.operator.setting import setting

@@ -22,7 +22,12 @@ AUDIT_POLICY = {
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
-        {"level": "Request", "namespaces": [CAPTURE], "users": [USER], "verbs": ["create", "patch"]},
+        {
+            "level": "Request",
+            "namespaces": [CAPTURE],
+            "users": [USER],
+            "verbs": ["create", "patch"],
+        },
         {"level": "Metadata", "verbs": ["create", "update", "patch", "delete"]},
         {"level": "None"},
     ],

@@ -43,9 +43,7 @@ def operator_storm(
     """The operator's side."""
     tail, pid, server = AuditTail(setting.cluster.audit_log), operator.process.pid, _server(setting)
     before, server_before = cpu_seconds(pid), cpu_seconds(server)
-    subprocess.run(
-        _load_command(setting, namespace, count), check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(_load_command(setting, namespace, count), check=True, stdout=subprocess.DEVNULL)
 
     def all_written() -> bool:
         done = [w for w in tail.read() if w.user == USER and w.namespace == namespace]

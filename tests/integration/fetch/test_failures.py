@@ -203,7 +203,9 @@ def test_full_disk(hub: Hub, tmp_path: Path, when):
     if when == "in the middle":
         # There is room when the download begins; then another file takes it.
         size = "8m"
-        repo.fault(SHARD, Fault(drop_after=300_000), Fault(status=503, headers={"Retry-After": "2"}))
+        repo.fault(
+            SHARD, Fault(drop_after=300_000), Fault(status=503, headers={"Retry-After": "2"})
+        )
         fill = (
             f"(until test -s {disk}/model/config.json; do sleep 0.05; done;"
             f" dd if=/dev/zero of={disk}/other bs=64k 2>/dev/null) &"
@@ -232,7 +234,9 @@ def test_full_disk(hub: Hub, tmp_path: Path, when):
 
 
 def test_no_secret_in_the_fault_of_a_fault(hub: Hub, repo: Repo, fetches: Fetches):
-    fetch = fetches.start(env={"HF_TOKEN": TOKEN, "SSL_CERT_FILE": "", "CURL_CA_BUNDLE": f"/{TOKEN}"})
+    fetch = fetches.start(
+        env={"HF_TOKEN": TOKEN, "SSL_CERT_FILE": "", "CURL_CA_BUNDLE": f"/{TOKEN}"}
+    )
     failure = fetch.failure()
     assert failure["reason"] == "FetchFailed"
     assert TOKEN not in failure["message"] + fetch.log
