@@ -7,6 +7,7 @@ from pagoda.render.source import MODEL_MOUNT, MODEL_VOLUME, HubSource
 FETCH_CONTAINER = "fetch"
 PROGRESS_PORT = 8300
 TOKEN_VARIABLE = "HF_TOKEN"
+TERMINATION_LOG = "/dev/termination-log"  # the kubelet's default path
 
 
 def fetch_container(eff: Effective, source: HubSource, security: Object) -> Object:
@@ -19,6 +20,7 @@ def fetch_container(eff: Effective, source: HubSource, security: Object) -> Obje
         arguments += ["--revision", source.revision]
     arguments += ["--progress-port", str(PROGRESS_PORT)]
     arguments += ["--deadline-seconds", str(eff.progress_deadline_seconds)]
+    arguments += ["--termination-log", TERMINATION_LOG]
     env: list[Object] = [{"name": "HOME", "value": "/tmp"}]
     if eff.settings.hub_endpoint:
         env.append({"name": "HF_ENDPOINT", "value": eff.settings.hub_endpoint})
