@@ -56,7 +56,7 @@ class _Record:
         """Give the time at which to ask (again)."""
         if self.asked_at is None:
             return self.seen_at + self.question.delay
-        if self.version != self.question.version:
+        if self.version != self.question.version and self.task is None:
             return self.asked_at
         repeat = self.question.repeat
         return None if repeat is None else self.asked_at + repeat
@@ -105,7 +105,7 @@ class Inquiry:
                     first.append(record.task)
         if first:
             await asyncio.wait(first, timeout=PATIENCE_SECONDS)
-        dues = [r.due_at() for r in records.values() if r.task is None]
+        dues = [record.due_at() for record in records.values()]
         wait = min((due - now for due in dues if due is not None), default=None)
         return _evidence(records.values()), None if wait is None else max(wait, 0.1)
 
