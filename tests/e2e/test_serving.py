@@ -11,7 +11,6 @@ import pytest
 
 from dev.cluster import Cluster
 from dev.toy_model import ANSWER
-from tests.builders import manifest
 from tests.e2e.install import (
     OPERATOR,
     SYSTEM_NAMESPACE,
@@ -21,8 +20,6 @@ from tests.e2e.install import (
 from tests.e2e.load import Load
 from tests.e2e.serving import START_TIMEOUT, service_host, service_url, toy_manifest
 from tests.kube import Api, Audit, eventually
-
-NO_SUCH_SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
 
 
 @pytest.fixture(scope="module")
@@ -156,37 +153,6 @@ def test_change_under_load_loses_no_request(toy: Api):
         eventually(changed, timeout=START_TIMEOUT + 90)
     assert load.failures == []
     assert load.sent == load.answered > 20
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason", "message"),
-    [
-        ({"model": {"uri": "pvc://no-such-claim/x"}}, "VolumeNotFound", "no-such-claim"),
-        ({"model": {"uri": "pvc://models/no-such-folder"}}, "EngineCrashed", "no-such-folder"),
-        ({"engine": {"image": "localhost/no-such:image"}}, "ImagePullFailed", "localhost/no-such:image"),
-        ({"resources": {"cpu": "1000", "memory": "1Gi"}}, "Unschedulable", "Insufficient cpu"),
-        (
-            {"engine": {"env": [{"name": "A", "valueFrom": NO_SUCH_SECRET}]}},
-            "ContainerConfigError",
-            'secret "s" not found',
-        ),
-        ({"engine": {"args": ["--no-such-flag"]}}, "EngineCrashed", "--no-such-flag"),
-    ],
-)  # fmt: skip
-def test_status_names_the_cause(api: Api, fields, reason, message):
-    api.apply(
-        manifest(
-            "broken", api.namespace, **({"resources": {"cpu": "100m", "memory": "1Gi"}} | fields)
-        )
-    )
-    try:
-        assert message in api.wait_reason("broken", reason, timeout=90)["message"]
-        assert api.condition("broken")["status"] == "False"
-    finally:
-        api.delete("llmd", "broken")
-        eventually(
-            lambda: not api.list("pods", "serving.pagoda.dev/llmdeployment=broken"), timeout=60
-        )
 
 
 def test_deletion_leaves_nothing(toy: Api):

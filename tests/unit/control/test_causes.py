@@ -167,6 +167,7 @@ def failed(reason: str, message: str, *, name: str = "toy-0", at: str = "2026-01
         (ended("/models/x holds only pickled weights, which can run code when opened: convert them to safetensors"), reasons.MODEL_FORMAT_UNSUPPORTED, "pickled"),
         (ended("ValueError: Model architectures ['FooForCausalLM'] are not supported for now."), reasons.MODEL_FORMAT_UNSUPPORTED, "FooForCausalLM"),
         (ended("boom, token=abcdef"), reasons.ENGINE_CRASHED, "code 1: boom, token=***"),
+        (ended("engine hung: 1 requests are running and no figure moved for 60 s", 137), reasons.ENGINE_HUNG, "no figure moved"),
         (ended("", 0, "Completed"), reasons.ENGINE_CRASHED, "code 0: it left no message"),
         # Nodes.
         (lost(), reasons.NODE_LOST, "node n1"),

@@ -13,6 +13,7 @@ from pagoda.render.objects import Object
 
 BY_NAME = {reason.name: reason for reason in REASONS}
 OFTEN = 3  # restarts; the count itself would change the status each time
+HUNG = "engine hung: "  # what a liveness probe of ours leaves as the container's last words
 KILLED_BY_PROBE = "failed liveness probe"  # the kubelet's Killing event
 PROBE_FAILED = "Liveness probe failed"  # its Unhealthy event
 
@@ -41,9 +42,12 @@ def hung(pod: Object, evidence: Evidence) -> Finding | None:
     """Find an engine that the kubelet stops or has stopped because it made no progress."""
     events = evidence.events.get(pod["metadata"]["uid"], ())
     for container in pod["status"].get("containerStatuses", ()):
-        state = container.get("state", {})
         end = last_end(container)
-        running = state.get("running")
+        if end and HUNG in (message := end.get("message", "")):
+            return Finding(
+                reasons.ENGINE_HUNG, {"detail": shorten(message), "often": often(container)}
+            )
+        running = container.get("state", {}).get("running")
         since = end.get("startedAt", "") if end else (running or {}).get("startedAt", "")
         until = end.get("finishedAt", "") if end else "~"  # sorts after every time
         during = [e for e in events if since <= e.time <= until]
