@@ -35,24 +35,36 @@ def api_reference() -> str:
 
 
 def troubleshooting() -> str:
-    """Write what each reason of the Ready condition means and what to do about it."""
+    """Write what each reason means, which conditions it sets and what to do about it."""
     lines = [
         NOTE,
         "",
         "# Troubleshooting by reason",
         "",
-        "`kubectl get llmd NAME -o wide` shows the reason, `kubectl describe llmd NAME` the message.",
-        "STALLED reasons need a person; the others pass by themselves once their cause is gone.",
+        "`kubectl get llmd NAME -o wide` shows the reason, `kubectl describe llmd NAME` the message",
+        "with what to do. A reason with Stalled needs a person; every other one passes by itself as",
+        "soon as its cause is gone. How the operator finds causes: [status.md](status.md).",
         "",
-        "| reason | status column | Ready | Stalled | message | what to do |",
-        "|---|---|---|---|---|---|",
+        "Words in braces are filled in. WorkloadReady has the same reason as Ready, and is True only",
+        "with `Ready`; of `ReplicasUnavailable` it names the cause.",
+        "",
+        "| reason | status | Ready | Reconciling | Stalled | ModelReady | message | what to do |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for reason in REASONS:
-        message = reason.message.replace("|", "\\|")
-        lines.append(
-            f"| `{reason.name}` | {reason.state} | {reason.ready} | {reason.stalled} "
-            f"| {message} | {reason.advice} |"
-        )
+        # Otherwise whether a replica has loaded the model decides.
+        model = "False" if reason.concerns_model else ""
+        cells = [
+            f"`{reason.name}`",
+            reason.state,
+            reason.ready,
+            reason.reconciling,
+            reason.stalled,
+            model,
+            reason.message.replace("|", "\\|"),
+            reason.advice.replace("|", "\\|"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
     return "\n".join(lines) + "\n"
 
 
