@@ -116,6 +116,36 @@ def test_first_roll_out_needs_every_replica():
     assert status_of([pod(revision=REV)], replicas=2)["reason"] == "Starting"
 
 
+COMPLETE = [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]
+
+
+def test_what_was_rolled_out_once_is_ready_with_one_of_two():
+    """Also after a moment in which none served; the roll-out has not to be repeated."""
+    parent = llmd() | {"status": status_of([LOADING], replicas=2)}
+    status = status_of([pod(revision=REV)], parent=parent, replicas=2, conditions=COMPLETE)
+    assert (condition(status, "Ready")["status"], status["ready"]) == ("True", "1/2")
+    other = plan(engine={"args": ["--seed=1"]})
+    rolling = status_of([pod(revision=REV)], made=other, conditions=COMPLETE, replicas=2)
+    assert condition(rolling, "Ready")["status"] == "False", "that was of another revision"
+
+
+def test_degraded_workload_has_the_causes_reason():
+    broken = pod("b", revision=REV, ready=False, containerStatuses=crashed(1, message="boom 1"))
+    status = status_of([pod(revision=REV), broken], replicas=2, conditions=COMPLETE)
+    assert status["reason"] == "ReplicasUnavailable"
+    assert condition(status, "WorkloadReady")["reason"] == "EngineCrashed"
+    again = pod("b", revision=REV, ready=False, containerStatuses=crashed(1, message="boom 2"))
+    parent = llmd() | {"status": status}
+    assert status == status_of(
+        [pod(revision=REV), again], parent=parent, replicas=2, conditions=COMPLETE
+    )
+
+
+def test_what_ails_pods_of_an_older_revision_is_no_cause():
+    old = pod("old", revision="old", ready=False, containerStatuses=crashed(1, message="boom"))
+    assert status_of([LOADING, old])["reason"] == "RollingOut"
+
+
 def test_change_of_count_does_not_flip_ready():
     parent = llmd() | {"status": status_of([pod(revision=REV)])}
     more = status_of([pod(revision=REV)], parent=parent, replicas=2, now=LATER)
