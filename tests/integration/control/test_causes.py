@@ -189,6 +189,7 @@ def test_operator_of_one_namespace_names_only_the_holders_there(api: Api, operat
         "status": "False",
         "reason": "Unschedulable",
         "message": message,
+        "lastTransitionTime": pod_of(api)["metadata"]["creationTimestamp"],
     }
     name = pod_of(api)["metadata"]["name"]
     api.patch("pod", name, {"status": {"conditions": [unscheduled]}}, subresource="status")
