@@ -85,7 +85,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="mirror of the Hugging Face hub for hf:// models",
     )
-    parser.add_argument("--workers", type=int, default=int(_env("WORKERS", "4")))
+    parser.add_argument("--workers", type=int, default=int(_env("WORKERS", "16")))
     parser.add_argument("--health-port", type=int, default=int(_env("HEALTH_PORT", "8080")))
     parser.add_argument("--metrics-port", type=int, default=int(_env("METRICS_PORT", "9090")))
     for flag, default, text in (

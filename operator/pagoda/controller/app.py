@@ -48,7 +48,7 @@ class Options:
     lease_name: str = "pagoda-operator"
     namespaces: Sequence[str] = ()  # empty: the whole cluster
     rendering: Settings = field(default_factory=Settings)
-    workers: int = 4
+    workers: int = 16
     health_port: int = 8080
     metrics_port: int = 9090
     relist_seconds: float = 600.0

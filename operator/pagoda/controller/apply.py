@@ -19,6 +19,7 @@ from pagoda.controller.queue import Key
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, NotFoundError
 from pagoda.kube.resources import DEPLOYMENT, Resource, resource_of
+from pagoda.kube.strangers import Strangers
 from pagoda.render.objects import Object, digest
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Applier:
     def __init__(self, client: KubeClient, cache: ObjectCache):
         self._client = client
         self._cache = cache
+        self._strangers = Strangers(client)
         self._memory: dict[tuple[Resource, str, str], _Memory] = {}
 
     async def compare(self, wanted: Object, live: Object | None) -> Change | None:
@@ -168,6 +170,10 @@ class Applier:
             ConflictError: garbage collection has still to remove it.
         """
         resource, metadata = resource_of(wanted), wanted["metadata"]
+        if not self._cache.has(resource, metadata["namespace"], metadata["name"]):
+            strangers = await self._strangers.names(resource, metadata["namespace"])
+            if strangers is not None and metadata["name"] not in strangers:
+                return None
         try:
             found = await self._client.get(resource, metadata["namespace"], metadata["name"])
         except NotFoundError:

@@ -92,6 +92,10 @@ class ObjectCache:
         known = self._objects.get(resource_of(obj), {}).get(_name(obj))
         return None if known is None else parent_key(known)
 
+    def has(self, resource: Resource, namespace: str, name: str) -> bool:
+        """Tell whether an object of this name with our label is known, whoever controls it."""
+        return (namespace, name) in self._objects.get(resource, {})
+
     def newest(self, resource: Resource) -> int:
         """Give the highest resourceVersion known of a kind."""
         return max(map(_version, self._objects.get(resource, {}).values()), default=0)

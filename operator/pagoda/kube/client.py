@@ -132,6 +132,16 @@ class KubeClient:
         data = await self._send("GET", POD.path(namespace, pod, "log"), query, accept="*/*")
         return data.decode(errors="replace")
 
+    async def names(
+        self, resource: Resource, namespace: str, *, selector: str, most: int
+    ) -> frozenset[str] | None:
+        """Read the names of the objects that fit a label selector; None if there are too many."""
+        query = {"limit": str(most), "labelSelector": selector}
+        page = await self._call("GET", resource.path(namespace), query)
+        if page["metadata"].get("continue"):
+            return None
+        return frozenset(item["metadata"]["name"] for item in page["items"])
+
     async def apply(
         self,
         resource: Resource,

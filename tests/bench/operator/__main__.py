@@ -37,7 +37,11 @@ def main() -> None:
                         result = storm.bare_storm(
                             place, side, name, args.count, path, args.concurrency
                         )
-                print(f"{result.rate:.1f}/s {result}", flush=True)
+                print(
+                    f"{side}: {result.rate:.1f}/s, client CPU {result.cpu:.1f} s, server CPU {result.server_cpu:.1f} s, "
+                    f"{sum(result.writes.values())} writes, {result.dry_runs} dry runs, {result.failed} failed, {result.seconds:.1f}s children {result.children_seconds:.1f}s peak {result.peak_mib}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
