@@ -104,13 +104,16 @@ class Load:
         answer = self._post({"max_tokens": self._tokens, "ignore_eos": True, "stream": True})
         if answer.status != 200:
             raise OSError(f"{answer.status} {answer.read()[:200]!r}")
-        tokens, last = 0, b""
+        events: list[bytes] = []
         while line := answer.readline():
             self._open.add(number)
             if line.startswith(b"data: "):
-                tokens, last = tokens + 1, line.strip()
-        if last != b"data: [DONE]" or tokens <= self._tokens // 2:
-            raise OSError(f"cut off after {tokens} events: {last[:200]!r}")
+                events.append(line.removeprefix(b"data: ").strip())
+        if events[-1:] != [b"[DONE]"]:
+            raise OSError(f"cut off after {len(events)} events")
+        finish = json.loads(events[-2])["choices"][0]["finish_reason"]
+        if finish != "length":  # an engine that had to give up says so in its last event
+            raise OSError(f"ended by {finish!r} after {len(events)} events")
 
     def _post(self, fields: dict[str, Any]) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(self._host, timeout=self._timeout)

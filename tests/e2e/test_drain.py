@@ -26,8 +26,11 @@ def api(pagoda: Cluster) -> Iterator[Api]:
     name = "drain"
     pagoda.kubectl("create", "namespace", name)
     offer_toy_model(pagoda, name)
-    yield Api(pagoda, name)
-    pagoda.kubectl("delete", "namespace", name, "--timeout=180s")
+    made = Api(pagoda, name)
+    yield made
+    pagoda.kubectl("delete", "namespace", name, "--wait=false")
+    # Two engines fewer beside the tests that follow; the rest of the namespace is no load.
+    eventually(lambda: not made.list("pods"), timeout=120, every=0.5)
 
 
 @pytest.fixture
