@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -38,7 +38,7 @@ _IDLE_SILENCE = 60.0
 
 class Api:
     """What the endpoints work with. `text` is set when it has been read, before the state
-    becomes ready.
+    becomes ready. `tell` is given the words to end with, for whoever finds the process killed.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Api:
         metrics: Metrics,
         model_names: tuple[str, ...],
         step_timeout: float,
+        tell: Callable[[str], None],
     ) -> None:
         self.engine = engine
         self.state = state
@@ -55,6 +56,8 @@ class Api:
         self.model_names = model_names
         self.text: TextModel | None = None
         self._step_timeout = step_timeout
+        self._tell = tell
+        self._told_hung = False
         self._created = int(time.time())
 
     def app(self) -> Starlette:
@@ -86,7 +89,12 @@ class Api:
         silence = self.engine.silence if self.engine.loaded.is_set() else 0.0
         if self.engine.dead.is_set():
             return json_response({"status": "dead", "reason": self.engine.reason}, 503)
-        if silence > limit:
+        hung = silence > limit
+        if hung != self._told_hung:
+            # Who kills us for this says only that a probe failed; if we live on, it is taken back.
+            self._tell(f"engine hung: silent for {silence:.0f} s" if hung else "")
+            self._told_hung = hung
+        if hung:
             return json_response({"status": "hung", "silence_seconds": round(silence, 1)}, 503)
         return json_response({"status": "ok"})
 

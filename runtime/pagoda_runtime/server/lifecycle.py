@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -43,7 +44,10 @@ class Lifecycle:
         self._state = ReplicaState()
         metrics = Metrics(config.model_names[0])
         self._engine = EngineClient(config.engine, metrics.on_stats)
-        self._api = Api(self._engine, self._state, metrics, config.model_names, config.step_timeout)
+        tell = partial(write_termination_log, config.termination_log)
+        self._api = Api(
+            self._engine, self._state, metrics, config.model_names, config.step_timeout, tell
+        )
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
 

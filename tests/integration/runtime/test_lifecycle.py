@@ -136,6 +136,26 @@ def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
     assert "SIGKILL" in server.wait_log("exiting")["reason"]
 
 
+def test_an_engine_that_hangs_in_a_step_fails_liveness_and_says_so(
+    start: Start, tmp_path: Path
+) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    flags = ["--min-step-ms", "20", "--step-timeout", "2", "--termination-log", str(reason_file)]
+    server = start(*flags).wait_ready()
+    running = stream(server)
+    os.kill(server.engine_pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert server.get("/livez").status_code == 200, "a slow step is none that hangs"
+    eventually(lambda: server.get("/livez").status_code == 503, "hung", seconds=5)
+    assert time.monotonic() - begun > 1.5
+    assert reason_file.read_text().startswith("engine hung: silent for ")
+    os.kill(server.engine_pid, signal.SIGCONT)
+    eventually(lambda: server.get("/livez").status_code == 200, "recovered")
+    assert reason_file.read_text() == "", "what it dies of later is something else"
+    assert running.result()[-1] == "[DONE]"
+
+
 @pytest.mark.usefixtures("private_tmp")
 def test_a_hung_engine_fails_liveness_and_dies_with_its_parent(start: Start) -> None:
     server = start("--step-timeout", "2.5").wait_ready()
