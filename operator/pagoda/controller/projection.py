@@ -4,7 +4,7 @@ The server completes and rewrites what it is given (`1000m` becomes `1`), so the
 with what we sent but with what the server made of it: the parts of its answer at the paths we set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 # Lists that server-side apply merges by key (their +listMapKey in the API's types). Items of others
@@ -16,12 +16,35 @@ MERGE_KEYS: dict[str, Sequence[str]] = {
     "env": ("name",),
     "volumes": ("name",),
     "volumeMounts": ("mountPath",),
+    "ephemeralContainers": ("name",),
+    "volumeDevices": ("devicePath",),
+    "resourceClaims": ("name",),
+    "claims": ("name",),
     "imagePullSecrets": ("name",),
+    "schedulingGates": ("name",),
+    "hostAliases": ("ip",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
     "conditions": ("type",),
 }
 # Maps that server-side apply replaces whole (+structType=atomic): what others add is drift.
-ATOMIC = frozenset({"selector", "nodeSelector", "secretKeyRef", "configMapKeyRef", "fieldRef"})
+ATOMIC = frozenset(
+    {
+        "configMapKeyRef",
+        "dataSource",
+        "fieldRef",
+        "fileKeyRef",
+        "labelSelector",
+        "nodePublishSecretRef",
+        "nodeSelector",
+        "requiredDuringSchedulingIgnoredDuringExecution",
+        "resourceFieldRef",
+        "secretKeyRef",
+        "secretRef",
+        "selector",
+    }
+)
 PORT_KEYS = (("containerPort", "protocol"), ("port", "protocol"))
+KEY_DEFAULTS = {"protocol": "TCP"}  # what the server fills in for a part of a key
 
 
 def project(live: Any, wanted: Any, field: str = "") -> Any:
@@ -73,5 +96,9 @@ def _merge_keys(field: str, items: list[Any]) -> Sequence[str] | None:
     return MERGE_KEYS.get(field)
 
 
-def _key(item: dict[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(item.get(key) for key in keys)
+def _key(item: Any, keys: Sequence[str]) -> tuple[Any, ...] | None:
+    """Give the key of an item; None when a user's text has made it a thing without one."""
+    if not isinstance(item, dict):
+        return None
+    values = tuple(item.get(key, KEY_DEFAULTS.get(key)) for key in keys)
+    return values if all(isinstance(value, Hashable) for value in values) else None

@@ -176,9 +176,18 @@ def spec_hash(spec: LLMDeploymentSpec) -> str:
     written = spec.model_dump(
         mode="json",
         exclude_none=True,
-        exclude={"replicas": True, "expose": True, "suspend": True, "rollout": {"strategy"}},
+        exclude={
+            "replicas": True,
+            "expose": True,
+            "suspend": True,
+            "rollout": {"strategy"},
+            "pod_template": True,
+        },
     )
-    return digest(_without_empty(written))
+    content = _without_empty(written)
+    if spec.pod_template:  # in a patch, null and empty lists say something
+        content["pod_template"] = spec.pod_template
+    return digest(content)
 
 
 def _without_empty(value: Any) -> Any:

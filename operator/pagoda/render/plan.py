@@ -9,6 +9,7 @@ from pagoda.render.effective import Effective, Settings, effective, spec_hash
 from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact, ingress, ingress_url
 from pagoda.render.objects import Object, Owner
 from pagoda.render.pod import CONTAINER, pod_template
+from pagoda.render.pod_patch import patched
 from pagoda.render.service import service, url
 from pagoda.render.serviceaccount import service_account
 from pagoda.render.suspension import suspended_count, suspension
@@ -64,7 +65,7 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     choice = choose_template(
         owner=owner,
         spec_hash=hash_of_spec,
-        fresh=pod_template(owner, eff, account),
+        fresh=patched(pod_template(owner, eff, account), spec.pod_template),
         pinned=facts.pinned,
         live_deployment=facts.live_deployment,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from pagoda.engines import ExecProbe, HttpProbe
 from pagoda.render.effective import Effective, Gpus
 from pagoda.render.fetch import fetch_container
-from pagoda.render.objects import REVISION_LABEL, Object, Owner, digest
+from pagoda.render.objects import Object, Owner
 from pagoda.render.source import MODEL_MOUNT, MODEL_VOLUME, HubSource, model_volume
 
 CONTAINER = "engine"
@@ -29,7 +29,7 @@ PRODUCT_LABELS = {
 
 
 def pod_template(owner: Owner, eff: Effective, service_account: str) -> Object:
-    """Build the template, with the hash of its content as the revision label."""
+    """Build the template; the label of its revision comes last (`pagoda.render.pod_patch`)."""
     spec: Object = {
         "serviceAccountName": service_account,
         "automountServiceAccountToken": False,
@@ -49,9 +49,7 @@ def pod_template(owner: Owner, eff: Effective, service_account: str) -> Object:
     if eff.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in eff.pull_secrets]
     spec |= _placement(eff)
-    labels = owner.labels()
-    revision = digest({"labels": labels, "spec": spec})
-    return {"metadata": {"labels": labels | {REVISION_LABEL: revision}}, "spec": spec}
+    return {"metadata": {"labels": owner.labels()}, "spec": spec}
 
 
 def _volumes(eff: Effective) -> list[Object]:
