@@ -17,7 +17,7 @@ from pagoda.controller.cache import ObjectCache, controller_uid, parent_key
 from pagoda.controller.projection import project, restored_lists
 from pagoda.controller.queue import Key
 from pagoda.kube.client import KubeClient
-from pagoda.kube.errors import ConflictError, NotFoundError
+from pagoda.kube.errors import ConflictError, NotFoundError, PodSecurityError
 from pagoda.kube.resources import DEPLOYMENT, Resource, resource_of
 from pagoda.kube.strangers import Strangers
 from pagoda.render.objects import Object, digest
@@ -28,6 +28,9 @@ MANAGER = "pagoda-operator"
 REPAIR_MANAGER = "pagoda-operator-repair"
 REPLICAS_MANAGER = "pagoda-operator-replicas"
 APPLIED_ANNOTATION = f"{GROUP}/applied"
+
+# How a Warning of the PodSecurity admission begins (Kubernetes 1.36).
+POD_SECURITY_FINDING = "would violate PodSecurity"
 
 APPLIES = Counter("pagoda_apply_total", "Children by outcome.", ["kind", "outcome"])
 
@@ -90,8 +93,19 @@ class Applier:
         return Change(marked, mark, live)
 
     async def rehearse(self, change: Change) -> None:
-        """Let the API server judge a change without doing it; raises what `write` would raise."""
-        await self._client.apply(change.resource, change.wanted, manager=MANAGER, dry_run=True)
+        """Let the API server judge a change without doing it.
+
+        Raises:
+            PodSecurityError: it warns that the namespace's pod security forbids the pods. Of a
+                Deployment it only warns; its pods would never be made.
+            KubeError: as `write` would.
+        """
+        warnings: list[str] = []
+        await self._client.apply(
+            change.resource, change.wanted, manager=MANAGER, dry_run=True, warnings=warnings
+        )
+        if findings := [text for text in warnings if POD_SECURITY_FINDING in text]:
+            raise PodSecurityError(403, "PodSecurity", "; ".join(findings))
 
     async def write(self, change: Change) -> Object:
         """Do a change; returns the child as it is now."""

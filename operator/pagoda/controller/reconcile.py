@@ -16,10 +16,11 @@ from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
 from pagoda.controller.cause import Observation, revision_of
 from pagoda.controller.children import Children
-from pagoda.controller.diagnosis import NOTHING, Evidence, Finding, refusal, shorten
+from pagoda.controller.diagnosis import NOTHING, Evidence, Finding, shorten
 from pagoda.controller.ingress_classes import KEPT_SECONDS, IngressClasses
 from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
+from pagoda.controller.refusal import refusal
 from pagoda.controller.replacement import Replacement
 from pagoda.controller.status import observe, same_status
 from pagoda.kube.client import KubeClient
@@ -37,6 +38,7 @@ from pagoda.render.effective import Settings, SpecError, spec_hash
 from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact
 from pagoda.render.objects import Object, Owner
 from pagoda.render.plan import Facts, Plan, desired
+from pagoda.render.pod_patch import PodTemplateError
 from pagoda.render.template import controller_revision_name
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ class Reconciler:
             except RejectedError as error:
                 if "because it is being terminated" in error.message:
                     return None  # the namespace is going, and everything in it
-                problem = _refusal(error)
+                problem = refusal(error, parent["spec"].get("podTemplate"))
             except KubeError as error:
                 # What serves is reported all the same: a status that stands still would lie.
                 failure = error
@@ -147,6 +149,8 @@ class Reconciler:
             detail = "; ".join(
                 f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
             )
+        except PodTemplateError as error:
+            return None, Finding(reasons.POD_TEMPLATE_INVALID, {"detail": str(error)}), None
         except SpecError as error:
             detail = str(error)
         return None, Finding(reasons.INVALID_SPEC, {"detail": detail}), None
@@ -286,18 +290,6 @@ _UNEVENTFUL = {
         reasons.SCALED_TO_ZERO,
     )
 }
-
-
-def _refusal(error: RejectedError) -> Finding:
-    """Tell a mistake in the spec from a policy, a quota or a permission."""
-    if "exceeded quota" in error.message or any(text in error.message for text in _POLICIES):
-        return refusal(error.message)
-    cause = reasons.FORBIDDEN if error.status == 403 else reasons.INVALID_SPEC
-    return Finding(cause, {"detail": shorten(error.message)})
-
-
-# How the API server names those who refused.
-_POLICIES = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
 
 
 def _is_older(pod: Object, parent: Object) -> bool:

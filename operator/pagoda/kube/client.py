@@ -7,7 +7,8 @@ refuse fields of a newer API server.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, MutableSequence, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -150,8 +151,12 @@ class KubeClient:
         manager: str,
         subresource: str = "",
         dry_run: bool = False,
+        warnings: MutableSequence[str] | None = None,
     ) -> Object:
-        """Apply server-side with force: fields in `obj` become ours, others stay as they are."""
+        """Apply server-side with force: fields in `obj` become ours, others stay as they are.
+
+        What the API server warns of is added to `warnings`.
+        """
         metadata = obj["metadata"]
         query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
         if dry_run:
@@ -159,7 +164,7 @@ class KubeClient:
         else:
             self.fence()
         path = resource.path(metadata.get("namespace"), metadata["name"], subresource)
-        return await self._call("PATCH", path, query, obj, APPLY)
+        return await self._call("PATCH", path, query, obj, APPLY, warnings)
 
     async def create(self, resource: Resource, obj: Object) -> Object:
         """Create an object by POST."""
@@ -202,8 +207,9 @@ class KubeClient:
         query: dict[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
+        warnings: MutableSequence[str] | None = None,
     ) -> Object:
-        data = await self._send(method, path, query, body, content_type)
+        data = await self._send(method, path, query, body, content_type, warnings=warnings)
         try:
             answer: Object = json.loads(data) if data else {}
         except ValueError as error:  # a proxy's page, or an answer cut off
@@ -219,6 +225,7 @@ class KubeClient:
         content_type: str = "application/json",
         *,
         accept: str = "application/json",
+        warnings: MutableSequence[str] | None = None,
     ) -> bytes:
         host = self.configuration.host
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
@@ -234,5 +241,14 @@ class KubeClient:
             raise TransientError(0, "NoConnection", cause) from error
         REQUESTS.labels(str(response.status), method, host).inc()
         if not 200 <= response.status < 300:
-            raise error_from_response(response.status, response.data, response.retry_after)
+            retry_after = response.headers.get("Retry-After")
+            raise error_from_response(response.status, response.data, retry_after)
+        if warnings is not None:
+            warnings.extend(map(warning_text, response.headers.getall("Warning", ())))
         return response.data
+
+
+def warning_text(header: str) -> str:
+    """Take the text out of a Warning header, `299 - "text"` with quotes escaped (RFC 7234, 5.5)."""
+    text = header.partition('"')[2].rpartition('"')[0]
+    return re.sub(r"\\(.)", r"\1", text)

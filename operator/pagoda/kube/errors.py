@@ -30,6 +30,10 @@ class RejectedError(KubeError):
     """Trying again changes nothing: the request itself is refused (validation, admission, RBAC)."""
 
 
+class PodSecurityError(RejectedError):
+    """The namespace's pod security would not admit the pods."""
+
+
 class SettingsError(Exception):
     """Neither a pod's service account nor a kubeconfig tells where the API server is."""
 

@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 from kubernetes.aio.client import Configuration
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 
@@ -20,7 +21,7 @@ class Response(NamedTuple):
 
     status: int
     data: bytes
-    retry_after: str | None
+    headers: CIMultiDictProxy[str]
 
 
 class Session:
@@ -59,7 +60,7 @@ class Session:
         async with self._session.request(
             method, URL(url, encoded=True), data=body, headers=headers, **self._options
         ) as answer:
-            return Response(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+            return Response(answer.status, await answer.read(), answer.headers)
 
     async def close(self) -> None:
         """Close all connections."""

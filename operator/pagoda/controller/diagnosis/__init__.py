@@ -7,7 +7,7 @@ guessed. A pod that is merely young has no cause.
 from collections.abc import Callable, Sequence
 
 from pagoda.controller.diagnosis.creation import config_error, stuck_creation
-from pagoda.controller.diagnosis.deployment import diagnose_deployment, refusal
+from pagoda.controller.diagnosis.deployment import diagnose_deployment, rejection
 from pagoda.controller.diagnosis.endings import (
     crash,
     download_gets_on,
@@ -75,7 +75,7 @@ __all__ = [
     "is_leaving",
     "is_serving",
     "pod_condition",
-    "refusal",
+    "rejection",
     "same_but_for_numbers",
     "shorten",
 ]

@@ -17,10 +17,10 @@ def diagnose_deployment(deployment: Object) -> Finding | None:
     failure = deployment_condition(deployment, "ReplicaFailure")
     if failure is None or failure["status"] != "True":
         return None
-    return refusal(failure.get("message", ""))
+    return rejection(failure.get("message", ""))
 
 
-def refusal(message: str) -> Finding:
+def rejection(message: str) -> Finding:
     """Tell a quota that is exceeded from a pod that is not admitted."""
     detail = POD_NAME.sub("", shorten(message))
     quota = "exceeded quota" in detail or "failed quota" in detail

@@ -1,0 +1,36 @@
+"""What a change that the API server refuses says about the spec. Pure."""
+
+import re
+from typing import Any
+
+from pagoda.api import conditions as reasons
+from pagoda.controller.diagnosis import Finding, rejection, shorten
+from pagoda.kube.errors import PodSecurityError, RejectedError
+
+# A field of the Deployment's pod template: `spec.template.spec.volumes[2].hostPath`.
+_POD_FIELD = re.compile(r"\bspec\.template\.(metadata|spec)\.(\w+)")
+# How the API server names those who refused.
+_POLICIES = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
+_TYPED_PATCH = re.compile(r"^failed to create typed patch object \([^)]*\): \.?")
+
+
+def refusal(error: RejectedError, pod_template: dict[str, Any] | None) -> Finding:
+    """Tell a mistake in the spec from a policy, a quota or a permission.
+
+    Args:
+        error: how the API server refused a child.
+        pod_template: spec.podTemplate, which is to blame for the fields that it sets.
+    """
+    detail = shorten(error.message)
+    if isinstance(error, PodSecurityError):
+        reason = reasons.POD_TEMPLATE_INVALID if pod_template else reasons.POD_REJECTED
+        return Finding(reason, {"detail": detail})
+    if "exceeded quota" in error.message or any(text in error.message for text in _POLICIES):
+        return rejection(error.message)
+    if error.status == 403:
+        return Finding(reasons.FORBIDDEN, {"detail": detail})
+    fields = _POD_FIELD.findall(error.message)
+    if any(field in ((pod_template or {}).get(part) or {}) for part, field in fields):
+        text = _TYPED_PATCH.sub("", error.message).replace("spec.template.", "spec.podTemplate.")
+        return Finding(reasons.POD_TEMPLATE_INVALID, {"detail": shorten(text)})
+    return Finding(reasons.INVALID_SPEC, {"detail": detail})
