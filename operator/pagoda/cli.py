@@ -1,4 +1,4 @@
-"""Command line: `pagoda operator`, `pagoda fetch` and `pagoda crd`."""
+"""Command line: `pagoda operator`, `fetch`, `render`, `diff` and `crd`."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pagoda.api.crd import custom_resource_definition, to_yaml
+from pagoda.commands import flags
 from pagoda.engines import ENGINES
 from pagoda.fetch.plan import repository
 from pagoda.render.effective import Settings
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _fetch_flags(fetch)
     fetch.set_defaults(run=_fetch)
+
+    flags.add(commands, _rendering_flags)
     return parser
 
 
@@ -64,27 +67,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
         help="namespace of the leader election's Lease; default: the pod's own",
     )
     parser.add_argument("--lease-name", default=_env("LEASE_NAME", "pagoda-operator"))
-    parser.add_argument(
-        "--engine-image",
-        action="append",
-        type=_engine_image,
-        default=[_engine_image(item) for item in _env("ENGINE_IMAGE", "").split(",") if item],
-        metavar="ENGINE=IMAGE",
-        help="default image of an engine, or of an engine on one accelerator as in vllm-cpu "
-        "(repeatable)",
-    )
-    parser.add_argument(
-        "--fetch-image",
-        default=_env("FETCH_IMAGE", Settings.fetch_image),
-        metavar="IMAGE",
-        help="image whose `pagoda fetch` downloads models (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--hub-endpoint",
-        default=_env("HUB_ENDPOINT", "") or None,
-        metavar="URL",
-        help="mirror of the Hugging Face hub for hf:// models",
-    )
+    _rendering_flags(parser)
     parser.add_argument("--workers", type=int, default=int(_env("WORKERS", "16")))
     parser.add_argument("--health-port", type=int, default=int(_env("HEALTH_PORT", "8080")))
     parser.add_argument("--metrics-port", type=int, default=int(_env("METRICS_PORT", "9090")))
@@ -112,6 +95,30 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         default=_env("LOG_LEVEL", "info"),
         choices=["debug", "info", "warning", "error"],
+    )
+
+
+def _rendering_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine-image",
+        action="append",
+        type=_engine_image,
+        default=[_engine_image(item) for item in _env("ENGINE_IMAGE", "").split(",") if item],
+        metavar="ENGINE=IMAGE",
+        help="default image of an engine, or of an engine on one accelerator as in vllm-cpu "
+        "(repeatable)",
+    )
+    parser.add_argument(
+        "--fetch-image",
+        default=_env("FETCH_IMAGE", Settings.fetch_image),
+        metavar="IMAGE",
+        help="image whose `pagoda fetch` downloads models (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hub-endpoint",
+        default=_env("HUB_ENDPOINT", "") or None,
+        metavar="URL",
+        help="mirror of the Hugging Face hub for hf:// models",
     )
 
 
