@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import signal
+import ssl
 import threading
 import time
 from collections import deque
@@ -111,7 +112,14 @@ class Request:
 class Hub:
     """The hub as a server on loopback, with a file server on a second port if asked for."""
 
-    def __init__(self, *, cdn: bool = False, host: str = "127.0.0.1", port: int = 0):
+    def __init__(
+        self,
+        *,
+        cdn: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ):
         self.repos: dict[str, Repo] = {}
         self.tokens: set[str] = set()
         """Tokens of accounts that exist; those that a repository allows are among them."""
@@ -121,6 +129,9 @@ class Hub:
         self._servers = [_Server((host, port), self)]
         if cdn:
             self._servers.append(_Server((host, 0), self))
+        self._scheme = "http" if tls is None else "https"
+        for server in self._servers if tls is not None else ():
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         self._threads = [
             threading.Thread(target=server.serve_forever, args=(0.05,)) for server in self._servers
         ]
@@ -162,10 +173,9 @@ class Hub:
         for thread in self._threads:
             thread.join()
 
-    @staticmethod
-    def _address(server: ThreadingHTTPServer) -> str:
+    def _address(self, server: ThreadingHTTPServer) -> str:
         host, port = server.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"{self._scheme}://{host!s}:{port}"
 
 
 class _Server(ThreadingHTTPServer):

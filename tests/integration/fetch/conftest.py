@@ -163,7 +163,9 @@ def repo(hub: Hub, tmp_path: Path) -> Repo:
 
 @pytest.fixture
 def fetches(hub: Hub, tmp_path: Path) -> Iterator[Fetches]:
-    running = Fetches(tmp_path / "models" / "model", hub)
+    mount = tmp_path / "models"  # the kubelet makes it
+    mount.mkdir()
+    running = Fetches(mount / "model", hub)
     yield running
     running.close()
 

@@ -223,6 +223,17 @@ def test_token_stays_with_the_hub(tmp_path: Path):
         assert not any("Authorization" in request.headers for request in cdn)
 
 
+def test_proxy_of_the_environment(hub: Hub, repo: Repo, fetches: Fetches):
+    # The stand-in takes what proxies are asked as well. Nobody resolves the hub's name here.
+    proxy = hub.url.replace("http://", "http://user:hush@")
+    fetch = fetches.start(endpoint="http://hub.test", env={"HTTP_PROXY": proxy})
+    assert fetch.wait() == 0, fetch.log
+    assert content(fetches.target) == expected(repo)
+    assert all(request.path.startswith("http://hub.test/") for request in hub.requests)
+    assert all("Proxy-Authorization" in request.headers for request in hub.requests)
+    assert "hush" not in fetch.log
+
+
 def test_memory_does_not_grow_with_the_file(hub: Hub, tmp_path: Path, fetches: Fetches):
     repo = hub.add(NAME, tmp_path / "repo")
     repo.folder.mkdir()

@@ -2,12 +2,15 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dev.cluster.pki import Authority
 from tests.hub import Fault, Hub, Repo, sibling
 from tests.integration.fetch.conftest import NAME, SHARD, TOKEN, Fetches, write_model
 from tests.operator_process import free_port
@@ -142,29 +145,41 @@ def test_hub_that_goes_down_in_the_middle(hub: Hub, repo: Repo, fetches: Fetches
     assert list(fetches.target.glob(f"{SHARD}.*.incomplete")), "the part stays for the next try"
 
 
-def test_unknown_certificate_is_said_at_once(hub: Hub, repo: Repo, fetches: Fetches, tls_hub: str):
-    failure = fetches.start(endpoint=tls_hub).failure()
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    return Authority.create(folder, "ca")
+
+
+@pytest.fixture
+def tls_hub(authority: Authority, tmp_path: Path) -> Iterator[Hub]:
+    pair = authority.issue("hub", "hub", hosts=["127.0.0.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    with Hub(tls=context) as hub:
+        hub.add(NAME, write_model(tmp_path / "tls"))
+        yield hub
+
+
+def test_unknown_certificate_is_said_at_once(tls_hub: Hub, fetches: Fetches):
+    failure = fetches.start(endpoint=tls_hub.url).failure()
     assert failure["reason"] == "HubUnavailable"
     assert "SSL_CERT_FILE" in failure["message"]
 
 
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_bundle_of_certificates(tls_hub: Hub, authority: Authority, fetches: Fetches, variable):
+    bundle = {variable: str(authority.pair.certificate)}
+    fetch = fetches.start(endpoint=tls_hub.url, env=bundle)
+    assert fetch.wait() == 0, fetch.log
+
+
 def test_folder_that_cannot_be_written(hub: Hub, repo: Repo, fetches: Fetches):
-    fetches.target.parent.mkdir()
     fetches.target.write_text("a file is in the way")
     failure = fetches.start().failure()
     assert failure["reason"] == "FetchFailed"
     assert "folder cannot be used" in failure["message"]
-
-
-def test_proxy_and_its_password(hub: Hub, repo: Repo, fetches: Fetches):
-    proxy = hub.url.replace("http://", "http://user:hush@")
-    fetch = fetches.start(endpoint="http://hub.test", env={"HTTP_PROXY": proxy})
-    failure = fetch.failure()
-    # The stand-in does not know what proxies are asked, and says so.
-    assert failure["reason"] == "ModelNotFound"
-    (request,) = hub.requests
-    assert request.path.startswith("http://hub.test/api/models/")
-    assert "hush" not in failure["message"] + fetch.log
 
 
 def test_usage(tmp_path: Path):
