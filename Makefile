@@ -78,6 +78,10 @@ test-e2e: cluster-binaries images vllm-cpu ## only the tests on a real node
 soak: cluster-binaries images ## the tests that wait for long
 	PAGODA_STATE=/var/lib/pagoda-e2e unshare --net bash -c 'ip link set lo up && exec $(PYTEST) -m soak tests'
 
+.PHONY: bench-operator
+bench-operator: cluster-binaries ## the operator against bare clients that send the same writes
+	$(PY) -m tests.bench.operator $(BENCH)
+
 .PHONY: generate
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)

@@ -44,6 +44,7 @@ class Setting:
             USER, ["system:serviceaccounts", "system:authenticated"]
         )
         self._flags = operator_flags
+        self.primed_at = 0.0  # when the youngest operator was ready (monotonic)
 
     @contextmanager
     def operator(self) -> Iterator[OperatorProcess]:
@@ -53,6 +54,7 @@ class Setting:
         with OperatorProcess(
             self.kubeconfig, log, identity="bench", periods={}, **flags
         ) as process:
+            self.primed_at = time.monotonic()
             process.settle()
             yield process
             assert process.stop() == 0, process.log[-2000:]
