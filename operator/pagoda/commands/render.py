@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from pagoda.commands.compare import planned
 from pagoda.commands.documents import InputError, is_llmdeployment, parse, read_documents
 from pagoda.render.effective import Settings, SpecError
 from pagoda.render.objects import Object
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
         for obj in read_documents(args.file):
             if is_llmdeployment(obj):
                 plan = plan_of(obj, args, Facts(settings_of(args), None, None))
-                wanted += [*plan.objects]
+                wanted += planned(plan).values()
             else:
                 note_passed_over(obj)
     except InputError as error:

