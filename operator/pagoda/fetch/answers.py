@@ -13,7 +13,7 @@ from pagoda.fetch.errors import FetchError
 from pagoda.fetch.report import FailureReason
 
 BAD_TOKEN = "Invalid credentials in Authorization header"
-TOKEN_KEY = "key HF_TOKEN of the Secret named in spec.model.secretRef"
+TOKEN_KEY = "the key HF_TOKEN of the Secret named in spec.model.secretRef"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def refusal(answer: Answer, asked: Question, *, token_is_valid: bool | None = No
     if answer.status == 401:
         if asked.has_token and token_is_valid:
             return _unknown(asked, token_is_valid)
-        advice = "Correct the" if asked.has_token else "Put a token into"
+        advice = "Correct" if asked.has_token else "Put a token into"
         return _denied(f"The hub refuses {repo}: {answer}. {advice} {TOKEN_KEY}.")
     if answer.status == 404:
         return _not_found(

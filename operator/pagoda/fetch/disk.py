@@ -136,9 +136,9 @@ class Folder:
         kept |= {_partial_path(self.path, file) for file in plan.files}
         with _disk_errors():
             self.path.mkdir(parents=True, exist_ok=True)
-            earlier = {
-                self.path / name for name in self._record().get("files", {}) if is_safe(name)
-            }
+            files = self._record().get("files")
+            names = filter(is_safe, files if isinstance(files, dict) else ())
+            earlier = {self.path / name for name in names}
             for path in (earlier | set(self.path.rglob(f"*{INCOMPLETE}"))) - kept:
                 path.unlink(missing_ok=True)
         if self._missing(plan) > self._free():
