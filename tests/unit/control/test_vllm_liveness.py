@@ -4,6 +4,8 @@ import pytest
 from pagoda.engines import ENGINES, ExecProbe, LaunchRequest, vllm
 from pagoda.engines.vllm_liveness import FIGURES, LIMIT, RUNNING, judge, parse
 
+from tests.builders import only, plan
+
 
 def figures(running=1.0, tokens=10.0, kv=0.1):
     return {RUNNING: running, "generation_tokens_total": tokens, "kv_cache_usage_perc": kv}
@@ -93,3 +95,10 @@ def test_the_container_runs_its_text():
     assert env["PAGODA_HANG_SECONDS"] == "300"
     assert (env["OMP_NUM_THREADS"], env["VLLM_CPU_KVCACHE_SPACE"]) == ("3", "2")
     assert "OMP_NUM_THREADS" not in ENGINES["vllm"].env(gpu)
+
+
+def test_hung_engine_is_not_given_the_time_to_drain():
+    for kind in ("pagoda", "vllm"):
+        spec = only(plan(engine={"type": kind}), "Deployment")["spec"]["template"]["spec"]
+        assert spec["terminationGracePeriodSeconds"] >= 70
+        assert spec["containers"][0]["livenessProbe"]["terminationGracePeriodSeconds"] == 2
