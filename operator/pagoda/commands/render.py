@@ -16,7 +16,7 @@ from pagoda.render.plan import Facts, Plan, desired
 def run(args: argparse.Namespace) -> int:
     """Print the objects; 1 if an LLMDeployment is invalid."""
     try:
-        wanted = []
+        wanted: list[Object] = []
         for obj in read_documents(args.file):
             if is_llmdeployment(obj):
                 plan = plan_of(obj, args, Facts(settings_of(args), None, None))
