@@ -67,6 +67,7 @@ class OperatorProcess:
             eventually(self.ready, timeout=30)
         except AssertionError as error:
             error.add_note(f"log of operator {self._identity}:\n{self.log[-3000:]}")
+            self.kill()  # in a `with`, nobody else would
             raise
         return self
 

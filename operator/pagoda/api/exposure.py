@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pagoda.api.common import ObjectName, Text
-from pagoda.api.schema import ApiModel
+from pagoda.api.schema import ApiModel, rule, rules
 
 
 class ServiceExposure(ApiModel):
@@ -36,13 +36,18 @@ class Ingress(ApiModel):
     class_name: ObjectName | None = Field(
         default=None, description="IngressClass. Default: the cluster's default class."
     )
-    host: Annotated[
-        str,
-        Field(
-            max_length=253,
-            pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+    host: str = Field(
+        description="DNS name under which clients reach the model.",
+        max_length=253,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$') "
+                "&& !self.matches('^[0-9.]+$')",
+                "spec.expose.ingress.host must be one DNS name in lower case, for example "
+                "llm.example.com: no scheme, port, path, IP address or wildcard",
+            )
         ),
-    ] = Field(description="DNS name under which clients reach the model.")
+    )
     tls: IngressTls | None = Field(default=None, description="TLS. Default: plain HTTP.")
     annotations: Annotated[dict[str, Text], Field(max_length=64)] | None = Field(
         default=None,

@@ -33,15 +33,16 @@ def observe_routes(plan: Plan, *, has_service: bool, ingress: Object | None) -> 
     if plan.ingress_url is None:
         return Routes(("True", "ServiceReady", "The Service exists."), plan.url, addresses)
     addresses.append(Address(name="ingress", url=plan.ingress_url))
+    # Some controllers go by the class's name alone: Contour brings no IngressClass.
+    if where := _admitted_at(ingress):
+        text = f"The Ingress is served at {where}."
+        return Routes(("True", "IngressAdmitted", text), plan.ingress_url, addresses)
     if plan.ingress_class.is_missing:
         text = (
             "There is no IngressClass of the name in spec.expose.ingress.className. "
             "Correct it (kubectl get ingressclasses), or install the controller."
         )
         return Routes(("False", "IngressClassNotFound", text), plan.url, addresses)
-    if where := _admitted_at(ingress):
-        text = f"The Ingress is served at {where}."
-        return Routes(("True", "IngressAdmitted", text), plan.ingress_url, addresses)
     text = (
         "No controller has given the Ingress an address yet. If it stays so, see whether the "
         "controller of its class runs, and what it says: kubectl describe ingress."

@@ -66,7 +66,8 @@ FAMILIES: tuple[Family, ...] = (
         },
     ),
     # kubernetes-sigs.github.io/aws-load-balancer-controller, "Ingress annotations". Instances would
-    # need a NodePort Service; ip goes to the pods.
+    # need a NodePort Service; ip goes to the pods. It takes a target for healthy by `/`, which
+    # no engine has.
     Family(
         "ingress.k8s.aws/alb",
         "alb",
@@ -75,6 +76,7 @@ FAMILIES: tuple[Family, ...] = (
             "alb.ingress.kubernetes.io/load-balancer-attributes": (
                 f"idle_timeout.timeout_seconds={STREAM_SECONDS}"
             ),
+            "alb.ingress.kubernetes.io/healthcheck-path": "/health",
         },
     ),
     # projectcontour.io/docs, "Annotations reference": Envoy ends an answer after 15 s otherwise.

@@ -81,6 +81,7 @@ OUTER = "http://llm.example.com/v1"
         (made(), {"status": {"loadBalancer": {}}}, "Unknown", "IngressPending", INTERNAL),
         (made(), ADMITTED, "True", "IngressAdmitted", OUTER),
         (made(known=IngressClassFact(is_missing=True)), None, "False", "IngressClassNotFound", INTERNAL),
+        (made(known=IngressClassFact(is_missing=True)), ADMITTED, "True", "IngressAdmitted", OUTER),
     ],
 )  # fmt: skip
 def test_routes(whole, ingress, status, reason, url):
