@@ -85,12 +85,6 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
-def machine_cpu_seconds() -> float:
-    """CPU time that all processes of the machine have used."""
-    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
-    return (int(user) + int(nice) + int(system)) / TICK
-
-
 def memory_mib(pid: int, field: str = "VmRSS") -> float:
     """Resident memory; `VmHWM` for its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
