@@ -124,15 +124,15 @@ class Audit:
         self._suffix = user_suffix
         self._offset = log.stat().st_size if offset is None else offset
 
-    def writes(self, *, namespace: str | None = None) -> list[str]:
-        """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases and dry runs aside."""
+    def writes(self, *, namespace: str | None = None, dry_runs: bool = False) -> list[str]:
+        """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases aside; or of each dry run."""
         found = []
         for entry in self._entries():
             ref = entry.get("objectRef", {})
             user = entry["user"].get("username", "")
             if not (user.startswith(self._prefix) and user.endswith(self._suffix)):
                 continue
-            if "dryRun=All" in entry["requestURI"]:
+            if ("dryRun=All" in entry["requestURI"]) != dry_runs:
                 continue
             if entry["verb"] in ("get", "list", "watch") or ref.get("resource") == "leases":
                 continue

@@ -11,6 +11,8 @@ from pagoda.kube.errors import PodSecurityError, RejectedError
 _POD_FIELD = re.compile(r"\bspec\.template\.(metadata|spec)\.(\w+)")
 # How the API server names those who refused.
 _POLICIES = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
+_CONVERSION = "failed to convert new object"
+_CONVERSION_OBJECT = re.compile(r"^failed to convert new object \([^)]*\)[^:]*: ")
 _TYPED_PATCH = re.compile(r"^failed to create typed patch object \([^)]*\): \.?")
 
 
@@ -29,6 +31,9 @@ def refusal(error: RejectedError, pod_template: dict[str, Any] | None) -> Findin
         return rejection(error.message)
     if error.status == 403:
         return Finding(reasons.FORBIDDEN, {"detail": detail})
+    if pod_template and _CONVERSION in error.message:  # it names no field
+        text = _CONVERSION_OBJECT.sub("a value has the wrong type: ", error.message)
+        return Finding(reasons.POD_TEMPLATE_INVALID, {"detail": shorten(text)})
     fields = _POD_FIELD.findall(error.message)
     if any(field in ((pod_template or {}).get(part) or {}) for part, field in fields):
         text = _TYPED_PATCH.sub("", error.message).replace("spec.template.", "spec.podTemplate.")

@@ -123,19 +123,20 @@ def stuck(live: Object, pods: Sequence[Object], now: datetime, patience: float) 
     if is_any_leaving(pods, now, patience):
         return None
     waits = [
-        (datetime.fromisoformat(scheduled["lastTransitionTime"]), want)
+        (datetime.fromisoformat(since), want)
         for pod in pods
         if _revision(pod) == _revision(template)
         if (want := want_of(pod)) is not None
         and (scheduled := pod_condition(pod, "PodScheduled")) is not None
+        and (since := scheduled.get("lastTransitionTime")) is not None
     ]
     holders = tuple(
         pod for pod in pods if _revision(pod) != _revision(template) and _holds_room(pod)
     )
     if not waits or not holders:
         return None
-    since, want = min(waits, key=lambda wait: wait[0])
-    return Stuck(want, since, template, holders)
+    first, want = min(waits, key=lambda wait: wait[0])
+    return Stuck(want, first, template, holders)
 
 
 def is_any_leaving(pods: Iterable[Object], now: datetime, patience: float) -> bool:

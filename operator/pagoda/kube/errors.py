@@ -42,9 +42,9 @@ class FencedError(Exception):
     """This process may not write: its Lease has run out."""
 
 
-# A server-side apply with a field the schema does not have is answered with 500 and this text
-# (Kubernetes 1.36); it is no outage.
-_TYPED_PATCH_FAILURE = "failed to create typed patch object"
+# A server-side apply with a field the schema does not have, or with a value of the wrong type, is
+# answered with 500 and these texts (Kubernetes 1.36); it is no outage.
+_REFUSED_BY_500 = ("failed to create typed patch object", "failed to convert new object")
 
 
 def error_from_response(status: int, body: bytes, retry_after: str | None) -> KubeError:
@@ -59,7 +59,7 @@ def error_from_response(status: int, body: bytes, retry_after: str | None) -> Ku
         return NotFoundError(status, reason, message)
     if status == 409:
         return ConflictError(status, reason, message)
-    if status == 500 and _TYPED_PATCH_FAILURE in message:
+    if status == 500 and any(text in message for text in _REFUSED_BY_500):
         return RejectedError(status, reason, message)
     # 401 passes when the rotated token has been read again.
     if status in (401, 408, 429) or status >= 500:

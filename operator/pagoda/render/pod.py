@@ -49,7 +49,9 @@ def pod_template(owner: Owner, eff: Effective, service_account: str) -> Object:
     if eff.pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in eff.pull_secrets]
     spec |= _placement(eff)
-    return {"metadata": {"labels": owner.labels()}, "spec": spec}
+    # What `kubectl logs` and `kubectl exec` mean when the user has added containers.
+    annotations = {"kubectl.kubernetes.io/default-container": CONTAINER}
+    return {"metadata": {"labels": owner.labels(), "annotations": annotations}, "spec": spec}
 
 
 def _volumes(eff: Effective) -> list[Object]:

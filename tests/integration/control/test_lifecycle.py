@@ -36,6 +36,39 @@ def test_becomes_ready_for_the_price_of_its_children_and_two_status_writes(
     assert len(writes) - len(status) == len(ALL), writes
 
 
+@pytest.mark.parametrize(
+    ("fields", "rehearsed"),
+    [
+        ({"replicas": 2, "rollout": {"drainSeconds": 5}}, False),
+        ({"scheduling": {"tolerations": [{"operator": "Exists"}]}}, True),
+    ],
+)
+def test_rehearsal_is_kept_for_what_only_the_api_server_can_judge(
+    api: Api, operator: OperatorProcess, audit, fields, rehearsed
+):
+    record = audit()
+    api.apply(manifest("toy", api.namespace, **fields))
+    eventually(lambda: children(api) == ALL)
+    assert bool(record.writes(namespace=api.namespace, dry_runs=True)) == rehearsed
+    # What serves is never changed without one.
+    api.apply(manifest("toy", api.namespace, **fields, engine={"args": ["--seed=1"]}))
+    eventually(lambda: "--seed=1" in str(api.get("deployment", "toy")["spec"]["template"]))
+    assert record.writes(namespace=api.namespace, dry_runs=True)
+
+
+def test_names_are_looked_up_for_many_at_once(api: Api, operator: OperatorProcess):
+    """A storm of new resources, with a foreign object in the way of one of them."""
+    api.kubectl("create", "service", "clusterip", "toy-3", "--tcp=1:1")
+    names = [f"toy-{number}" for number in range(12)]
+    api.apply(
+        {"apiVersion": "v1", "kind": "List", "items": [manifest(n, api.namespace) for n in names]}
+    )
+    free = [name for name in names if name != "toy-3"]
+    eventually(lambda: {d["metadata"]["name"] for d in api.list("deployments")} == set(free))
+    api.wait_reason("toy-3", "ResourceConflict")
+    assert api.get("service", "toy-3")["spec"]["ports"][0]["port"] == 1
+
+
 def test_at_rest_and_after_a_restart_nothing_is_written(api: Api, operator_process, audit):
     operator = operator_process().start()
     # 1000m and 0.5 are rewritten by the API server; that must not look like a drift.

@@ -128,8 +128,12 @@ def test_what_pod_security_forbids_touches_nothing(
         ({"spec": {"containers": [{"image": "x"}]}}, ["spec.containers[0].name is missing"]),
         ({"spec": {"containers": [{"name": "engine", "$patch": "delete"}]}}, ["must stay"]),
         ({"metadata": {"labels": {"not a key!": "x"}}}, ["not a key!"]),
+        (
+            {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"memory": "much"}}}]}},
+            ["a value has the wrong type", "quantities must match"],
+        ),
     ],
-    ids=["unknown", "unknown-in-item", "value", "no-name", "no-engine", "label"],
+    ids=["unknown", "unknown-in-item", "value", "no-name", "no-engine", "label", "type"],
 )  # fmt: skip
 def test_bad_template_touches_nothing(api: Api, operator: OperatorProcess, patch, messages):
     refused(api, patch, *messages)
