@@ -27,7 +27,7 @@ RICH = {
         "containers": [
             {
                 "name": "engine",
-                "livenessProbe": None,
+                "livenessProbe": {"$patch": "delete"},
                 "env": [{"name": "HOME", "$patch": "delete"}, {"name": "TZ", "value": "UTC"}],
                 "envFrom": [{"configMapRef": {"name": "extra", "optional": True}}],
                 "ports": [{"containerPort": 9100}, {"containerPort": 9100, "protocol": "UDP"}],
@@ -84,8 +84,8 @@ def test_rich_template_is_applied_and_nothing_is_written_at_rest(api: Api, opera
     eventually(lambda: template(api)["spec"]["nodeSelector"] == {"disk": "ssd"})
 
 
-def test_null_deletes_also_when_it_comes_by_an_update(api: Api, operator: OperatorProcess):
-    """A null that appears later must restart the pods as any other change."""
+def test_deletion_that_comes_by_an_update_changes_the_pods(api: Api, operator: OperatorProcess):
+    """It must be part of what the kept template is known by."""
     api.apply(manifest("toy", api.namespace))
     eventually(lambda: "livenessProbe" in template(api)["spec"]["containers"][0])
     without = {"spec": {"containers": [{"name": "engine", "livenessProbe": {"$patch": "delete"}}]}}
@@ -95,7 +95,8 @@ def test_null_deletes_also_when_it_comes_by_an_update(api: Api, operator: Operat
     eventually(lambda: "livenessProbe" in template(api)["spec"]["containers"][0])
 
 
-PRIVILEGED = {"spec": {"containers": [{"name": "engine", "securityContext": {"privileged": True}}]}}
+LOOSE = {"privileged": True, "allowPrivilegeEscalation": True}
+PRIVILEGED = {"spec": {"containers": [{"name": "engine", "securityContext": LOOSE}]}}
 HOST_PATH = {"spec": {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}}
 
 
