@@ -66,6 +66,7 @@ def contour(cluster: Cluster, folder: Path, address: str) -> Iterator[str]:
     with ExitStack() as stack:
         stack.enter_context(_running([binary("contour"), *serve], folder / "contour.log"))
         command = [envoy(), "--config-path", bootstrap, "--use-dynamic-base-id"]
+        command += ["--service-node", "envoy", "--service-cluster", "contour"]
         stack.enter_context(_running([*command, "--concurrency", "1"], folder / "envoy.log"))
         yield f"http://{address}:{http}"
 

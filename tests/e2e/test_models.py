@@ -21,7 +21,7 @@ TOKEN = "hf_right-and-secret"
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
     """A hub with an open and a gated repository, at an address that pods reach."""
-    folder = steps.toy_model()
+    folder = steps.toy_model() / steps.MODEL_FOLDER
     with Hub(host=addresses.HOST) as server:
         server.add("demo/toy", folder, rate=400_000.0)
         server.add("demo/gated", folder, gated=True, allowed={TOKEN})

@@ -149,7 +149,7 @@ def test_spread_constraints_get_our_selector() -> None:
         {"image": {"digest": "latest"}},
         {"watchNamespaces": ["Not_a_name"]},
         {"logLevel": "loud"},
-        {"engines": {"vllm": {"image": "x"}}},
+        {"engines": {"nosuch": {"image": "x"}}},
         {"terminationGracePeriodSeconds": 5},
     ],
     ids=lambda values: next(iter(values)),

@@ -13,6 +13,8 @@ _POD_FIELD = re.compile(r"\bspec\.template\.(metadata|spec)\.(\w+)")
 _POLICIES = ("admission webhook", "ValidatingAdmissionPolicy", "failed calling webhook")
 _CONVERSION = "failed to convert new object"
 _CONVERSION_OBJECT = re.compile(r"^failed to convert new object \([^)]*\)[^:]*: ")
+# Of a template's labels and annotations it leaves `metadata` out of the path.
+_TEMPLATE_METADATA = re.compile(r"\bspec\.template\.(?=labels|annotations)")
 _TYPED_PATCH = re.compile(r"^failed to create typed patch object \([^)]*\): \.?")
 
 
@@ -34,8 +36,9 @@ def refusal(error: RejectedError, pod_template: dict[str, Any] | None) -> Findin
     if pod_template and _CONVERSION in error.message:  # it names no field
         text = _CONVERSION_OBJECT.sub("a value has the wrong type: ", error.message)
         return Finding(reasons.POD_TEMPLATE_INVALID, {"detail": shorten(text)})
-    fields = _POD_FIELD.findall(error.message)
+    message = _TEMPLATE_METADATA.sub("spec.template.metadata.", error.message)
+    fields = _POD_FIELD.findall(message)
     if any(field in ((pod_template or {}).get(part) or {}) for part, field in fields):
-        text = _TYPED_PATCH.sub("", error.message).replace("spec.template.", "spec.podTemplate.")
+        text = _TYPED_PATCH.sub("", message).replace("spec.template.", "spec.podTemplate.")
         return Finding(reasons.POD_TEMPLATE_INVALID, {"detail": shorten(text)})
     return Finding(reasons.INVALID_SPEC, {"detail": detail})

@@ -69,7 +69,8 @@ def test_gpu_shortage_says_how_many_are_missing_and_who_holds_them(api: Api):
     )
     assert api.condition("wants", "Stalled")["status"] == "False"
     api.delete("llmd", "holder")
-    api.wait_reason("wants", "Ready")
+    # The scheduler may be in the middle of its back-off of up to 10 s.
+    api.wait_reason("wants", "Ready", timeout=60)
 
 
 def test_gpu_product_that_no_node_has(api: Api):
