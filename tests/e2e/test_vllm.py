@@ -66,7 +66,7 @@ def served(node_cluster: Cluster) -> Iterator[Api]:
     )
     eventually(lambda: api.condition("toy")["status"] == "True", timeout=START_TIMEOUT, every=1)
     yield api
-    node_cluster.kubectl("delete", "namespace", api.namespace, "--timeout=120s")
+    node_cluster.kubectl("delete", "namespace", api.namespace, "--wait=false")
 
 
 def stream(api: Api, path: str, **body: object) -> list[dict]:
@@ -113,6 +113,7 @@ def test_hung_engine_is_restarted_and_says_why(served: Api):
         eventually(lambda: engine(served)["restartCount"] == 1, timeout=90, every=0.5)
         assert running.result()[-1] == {"broken": True}
     ended = engine(served)["lastState"]["terminated"]
-    assert ended["message"].startswith("engine hung: 1 requests are running and no figure")
+    # By its figures, or by the server's count of requests where they stopped before they told of it.
+    assert ended["message"].startswith("engine hung: 1 requests are ")
     events = served.list("events")
     assert any(e["reason"] == "Unhealthy" and "engine hung:" in e["message"] for e in events)
