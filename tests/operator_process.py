@@ -64,7 +64,7 @@ class OperatorProcess:
                 self._command, env=environment, stdout=output, stderr=output
             )
         try:
-            eventually(self.ready, timeout=30)
+            eventually(self.ready, timeout=60)
         except AssertionError as error:
             error.add_note(f"log of operator {self._identity}:\n{self.log[-3000:]}")
             self.kill()  # in a `with`, nobody else would
