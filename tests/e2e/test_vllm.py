@@ -115,3 +115,4 @@ def test_hung_engine_is_restarted_and_says_why(served: Api):
     ended = engine(served)["lastState"]["terminated"]
     # By its figures, or by the server's count of requests where they stopped before they told of it.
     assert ended["message"].startswith("engine hung: 1 requests are ")
+    served.wait_reason("toy", "EngineHung", timeout=30)
