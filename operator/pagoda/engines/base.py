@@ -6,6 +6,10 @@ from typing import Literal
 
 Accelerator = Literal["cpu", "gpu"]
 
+PORT = 8000
+# Endpoint changes reach every kube-proxy and load balancer within a few seconds; 10 leaves room.
+DRAIN_DELAY_SECONDS = 10
+
 
 @dataclass(frozen=True)
 class LaunchRequest:
@@ -78,3 +82,17 @@ class EngineProfile:
     def owned_flags(self, request: LaunchRequest) -> frozenset[str]:
         """List the flags that a user's args cannot override."""
         return frozenset(arg for arg in self.flags(request) if arg.startswith("--"))
+
+
+def server_flags(request: LaunchRequest) -> list[str]:
+    """List the flags that say what is served and where, spelled as vLLM's."""
+    return [
+        "--model",
+        request.model_path,
+        "--served-model-name",
+        request.served_name,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(PORT),
+    ]

