@@ -59,9 +59,16 @@ def plan(
     pinned: dict[str, Any] | None = None,
     deployment: dict[str, Any] | None = None,
     ingress_class: IngressClassFact = UNKNOWN_CLASS,
+    holds_last: bool = True,
     **fields: Any,
 ) -> Plan:
-    facts = Facts(Settings(images or {}), pinned, deployment, ingress_class=ingress_class)
+    facts = Facts(
+        Settings(images or {}),
+        pinned,
+        deployment,
+        holds_last=holds_last,
+        ingress_class=ingress_class,
+    )
     return desired(owner, LLMDeploymentSpec.model_validate(spec(**fields)), facts)
 
 

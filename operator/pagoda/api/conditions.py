@@ -94,6 +94,28 @@ DEGRADED = Reason(
     is_routine=True,
     is_steady=True,
 )
+LEAVING_NODE = Reason(
+    "LeavingNode",
+    "Moving",
+    "True",
+    "True",
+    "False",
+    "Node {detail} is cordoned: a successor of the only replica starts on another node, and the one "
+    "there serves until then.",
+    "None needed: an eviction is refused until the successor serves, and drains try again.",
+    is_routine=True,
+)
+OUTAGE_AHEAD = Reason(
+    "OutageAhead",
+    "Moving",
+    "True",
+    "True",
+    "False",
+    "A successor of the only replica cannot start outside of cordoned node {detail}",
+    "Once the replica is evicted the model is not served until there is room. To avoid it, add "
+    "capacity or uncordon the node.",
+    is_steady=True,
+)
 SCALED_TO_ZERO = Reason(
     "ScaledToZero",
     "ScaledToZero",
@@ -384,6 +406,8 @@ REASONS: tuple[Reason, ...] = (
     READY,
     SCALING,
     DEGRADED,
+    LEAVING_NODE,
+    OUTAGE_AHEAD,
     SCALED_TO_ZERO,
     SUSPENDED,
     STARTING,

@@ -54,7 +54,9 @@ def _compare(obj: Object, olds: Sequence[Object], args: argparse.Namespace) -> b
     if live is not None:
         mine = obj | {"metadata": obj["metadata"] | _identity(live)}
         pinned = live.objects.get((NOT_SHOWN, controller_revision_name(owner, spec_hash(spec))))
-        facts = Facts(settings_of(args), pinned, live.deployment(), _rolling(live))
+        facts = Facts(
+            settings_of(args), pinned, live.deployment(), _rolling(live), _holds_last(live)
+        )
         plan = plan_of(mine, args, facts)
         after = planned(plan)
         before = as_is(live, after)
@@ -78,6 +80,15 @@ def _rolling(live: Live) -> RollingUpdate:
     deployment = live.deployment() or {"spec": {}}
     rolling = deployment["spec"].get("strategy", {}).get("rollingUpdate")
     return RollingUpdate(rolling["maxSurge"], rolling["maxUnavailable"]) if rolling else SURGE
+
+
+def _holds_last(live: Live) -> bool:
+    """Tell whether this cluster's operator may hold a drain up, which one of namespaces cannot."""
+    deployment = live.deployment()
+    if deployment is None or deployment["spec"].get("replicas", 1) > 1:
+        return True
+    budgets = (obj for (kind, _), obj in live.objects.items() if kind == "PodDisruptionBudget")
+    return all("minAvailable" in budget["spec"] for budget in budgets)
 
 
 def _rendered(

@@ -19,6 +19,7 @@ import kopf
 from prometheus_client import start_http_server
 
 from pagoda.controller.cache import ObjectCache
+from pagoda.controller.cordons import Cordons
 from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key, WorkQueue
 from pagoda.controller.reconcile import Reconciler, StalledError
@@ -79,6 +80,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
     )
     client.fence = elector.fence
     cache, queue = ObjectCache(), WorkQueue()
+    cordons = Cordons(visible=not options.namespaces)
     watched_at: dict[str, float] = {}
     health = Health(stale_after=options.dead_watch_seconds, watched_at=watched_at)
     # The metrics have a thread of their own and stay readable when the loop is stuck.
@@ -88,6 +90,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
     relister = Relister(
         client,
         cache,
+        cordons,
         queue,
         health,
         namespaces=options.namespaces,
@@ -100,16 +103,18 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         cache,
         recorder,
         inquiry=inquiry,
+        cordons=cordons,
         settings=options.rendering,
         unschedulable_seconds=options.unschedulable_seconds,
     )
+    handlers = registry(client, cache, cordons, queue, watched_at)
     leader = _Leader(options, elector, relister, queue, reconciler, health)
     try:
         # Before kopf, which in namespaced mode would never notice a CRD that comes later.
         if not await _until(stop, relister.prime()):
             return 0
         health.primed()
-        return await _watch_and_lead(options, client, cache, queue, watched_at, leader, stop)
+        return await _watch_and_lead(options, handlers, leader, stop)
     finally:
         queue.close()
         await inquiry.close()
@@ -119,19 +124,13 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
 
 
 async def _watch_and_lead(
-    options: Options,
-    client: KubeClient,
-    cache: ObjectCache,
-    queue: WorkQueue,
-    watched_at: dict[str, float],
-    leader: _Leader,
-    stop: asyncio.Event,
+    options: Options, handlers: kopf.OperatorRegistry, leader: _Leader, stop: asyncio.Event
 ) -> int:
     """Run kopf and the leader until one of them ends; returns the exit code."""
     ours = asyncio.all_tasks()
     kopf_stop = asyncio.Event()
     kopf_tasks = await kopf.spawn_tasks(
-        registry=registry(client, cache, queue, watched_at),
+        registry=handlers,
         settings=settings(
             namespaced=bool(options.namespaces), inactivity_seconds=options.inactivity_seconds
         ),

@@ -20,13 +20,14 @@ from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, NotFoundError, PodSecurityError
 from pagoda.kube.resources import DEPLOYMENT, Resource, resource_of
 from pagoda.kube.strangers import Strangers
-from pagoda.render.objects import Object, digest
+from pagoda.render.objects import SUCCESSOR_OF_ANNOTATION, Object, digest
 
 log = logging.getLogger(__name__)
 
 MANAGER = "pagoda-operator"
 REPAIR_MANAGER = "pagoda-operator-repair"
 REPLICAS_MANAGER = "pagoda-operator-replicas"
+SUCCESSOR_MANAGER = "pagoda-operator-successor"
 APPLIED_ANNOTATION = f"{GROUP}/applied"
 
 # How a Warning of the PodSecurity admission begins (Kubernetes 1.36).
@@ -146,6 +147,21 @@ class Applier:
 
     async def own_replicas(self, deployment: Object, replicas: int) -> None:
         """Apply a count, under the field manager that owns nothing else."""
+        await self._own(deployment, {"replicas": replicas}, REPLICAS_MANAGER)
+        name = deployment["metadata"]["name"]
+        log.info("scaled", extra={"child": name, "replicas": replicas})
+
+    async def mark_successor(self, deployment: Object, pod: str) -> None:
+        """Make a Deployment replace a pod by another of the same template; `""` takes it back.
+
+        Under a field manager of its own, as the template itself is applied byte for byte.
+        """
+        annotations = {SUCCESSOR_OF_ANNOTATION: pod} if pod else {}
+        template = {"metadata": {"annotations": annotations}}
+        await self._own(deployment, {"template": template}, SUCCESSOR_MANAGER)
+        log.info("marked", extra={"child": deployment["metadata"]["name"], "successor_of": pod})
+
+    async def _own(self, deployment: Object, spec: Object, manager: str) -> None:
         metadata = deployment["metadata"]
         wanted = {
             "apiVersion": DEPLOYMENT.api_version,
@@ -155,11 +171,10 @@ class Applier:
                 "namespace": metadata["namespace"],
                 "uid": metadata["uid"],  # applied to a Deployment that is gone, it would make one
             },
-            "spec": {"replicas": replicas},
+            "spec": spec,
         }
-        answer = await self._client.apply(DEPLOYMENT, wanted, manager=REPLICAS_MANAGER)
+        answer = await self._client.apply(DEPLOYMENT, wanted, manager=manager)
         self._cache.absorb(None, answer)
-        log.info("scaled", extra={"child": metadata["name"], "replicas": replicas})
 
     async def delete(self, obj: Object) -> None:
         """Delete a child that is no longer wanted."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pagoda.api import API_VERSION, KIND
 from pagoda.controller.queue import Key
 from pagoda.kube.resources import LLMDEPLOYMENT, POD, Resource, resource_of
-from pagoda.render.objects import SELECTOR_LABEL, Object
+from pagoda.render.objects import SELECTOR_LABEL, SUCCESSOR_OF_ANNOTATION, Object
 
 REMEMBERED_DELETIONS = 5000
 
@@ -120,6 +120,12 @@ class ObjectCache:
         """Give the pods behind the LLMDeployment, by our label."""
         return [obj for (kind, _), obj in self._by_parent.get(key, {}).items() if kind == POD]
 
+    def on_node(self, node: str) -> set[Key]:
+        """Give the LLMDeployments with pods on a node."""
+        pods = self._objects.get(POD, {}).values()
+        keys = (parent_key(pod) for pod in pods if pod["spec"].get("nodeName") == node)
+        return {key for key in keys if key is not None}
+
     def _bury(self, obj: Object) -> None:
         self._gone.pop(obj["metadata"]["uid"], None)
         self._gone[obj["metadata"]["uid"]] = _version(obj)
@@ -208,10 +214,13 @@ _POD_STATUS = {
 def _project_pod(pod: Object) -> Object:
     """Keep of a pod what status needs; a fleet has many and they change often."""
     metadata, status = pod["metadata"], pod.get("status", {})
+    kept = {k: v for k, v in metadata.items() if k in _POD_METADATA}
+    if mark := metadata.get("annotations", {}).get(SUCCESSOR_OF_ANNOTATION):
+        kept["annotations"] = {SUCCESSOR_OF_ANNOTATION: mark}
     return {
         "apiVersion": pod["apiVersion"],
         "kind": pod["kind"],
-        "metadata": {k: v for k, v in metadata.items() if k in _POD_METADATA},
+        "metadata": kept,
         "spec": _project_pod_spec(pod.get("spec", {})),
         "status": {k: v for k, v in status.items() if k in _POD_STATUS},
     }

@@ -42,6 +42,7 @@ class Observation:
     deployment: Object | None
     pods: tuple[Object, ...]
     has_service: bool
+    moving: Finding | None = None  # the only replica stands on a cordoned node
     evidence: Evidence = NOTHING  # what was asked about the pods
     ingress: Object | None = None
 
@@ -103,6 +104,8 @@ def find_cause(
     hindrance = _find_hindrance(seen, revision)
     if _is_rolled_out(seen, revision, counts):
         complete = counts.serving_current >= counts.desired
+        if complete and seen.moving is not None:
+            return seen.moving
         if complete and len(counts.current) == counts.desired:
             return Finding(reasons.READY)
         # Rolled out once, the Deployment stays complete whatever its pods do; for a moment, while its

@@ -56,6 +56,12 @@ class Children:
             wrote = True
         return wrote
 
+    async def mark_successor(self, key: Key, plan: Plan, pod: str) -> None:
+        """Make the Deployment replace a pod; `""` takes it back."""
+        live = self._cache.owned(key, plan.owner.uid).get((DEPLOYMENT, plan.owner.name))
+        if live is not None:
+            await self._applier.mark_successor(live, pod)
+
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a deleted LLMDeployment's children."""
         self._applier.forget(key)

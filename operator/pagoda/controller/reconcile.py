@@ -5,6 +5,7 @@ import asyncio
 import datetime
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +17,9 @@ from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
 from pagoda.controller.cause import Observation, revision_of
 from pagoda.controller.children import Children
+from pagoda.controller.cordons import Cordons
 from pagoda.controller.diagnosis import NOTHING, Evidence, Finding, shorten
+from pagoda.controller.evacuation import NONE, Evacuation, decide
 from pagoda.controller.ingress_classes import KEPT_SECONDS, IngressClasses
 from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
@@ -54,6 +57,17 @@ class StalledError(Exception):
     """The pass ended in a state that trying again soon will not change."""
 
 
+@dataclass(frozen=True)
+class _Intent:
+    """What a pass is going to do."""
+
+    plan: Plan | None = None  # None: it cannot be rendered, or not now
+    evacuation: Evacuation = NONE
+    problem: Finding | None = None  # what only a person can change
+    failure: KubeError | None = None  # what may be better in a moment
+    due: float | None = None  # seconds until it may be another without any event
+
+
 class Reconciler:
     """Makes the cluster fit one LLMDeployment at a time."""
 
@@ -64,6 +78,7 @@ class Reconciler:
         recorder: EventRecorder,
         *,
         inquiry: Inquiry,
+        cordons: Cordons,
         settings: Settings,
         unschedulable_seconds: float,
     ):
@@ -73,6 +88,8 @@ class Reconciler:
         self._children = Children(client, cache)
         self._replacement = Replacement(client, unschedulable_seconds)
         self._inquiry = inquiry
+        self._cordons = cordons
+        self._patience = unschedulable_seconds
         self._ingress_classes = IngressClasses(client)
         self._settings = settings
         self._first_pass: dict[Key, float] = {}  # when, until the first status is written
@@ -95,11 +112,11 @@ class Reconciler:
             self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
-        wrote, failure = False, None
-        plan, problem, due = await self._plan(key, owner, parent)
-        if plan is not None:
+        intent = await self._intend(key, owner, parent)
+        wrote, problem, failure = False, intent.problem, intent.failure
+        if intent.plan is not None:
             try:
-                wrote = await self._children.apply(key, plan, parent)
+                wrote = await self._apply(key, intent.plan, intent.evacuation, parent)
             except ResourceConflictError as error:
                 problem = Finding(reasons.RESOURCE_CONFLICT, {"detail": f"{error}."})
             except RejectedError as error:
@@ -107,12 +124,12 @@ class Reconciler:
                     return None  # the namespace is going, and everything in it
                 problem = refusal(error, parent["spec"].get("podTemplate"))
             except KubeError as error:
-                # What serves is reported all the same: a status that stands still would lie.
                 failure = error
-                if (parent.get("status") or {}).get("observedGeneration") != owner.generation:
-                    problem = Finding(reasons.NOT_APPLIED_YET, {"detail": shorten(error.message)})
-        evidence, ask_again = await self._ask(key, parent, plan)
-        told, wait = await self._report(key, owner, parent, plan, problem, evidence)
+        if failure is not None and _is_unseen(parent, owner):
+            problem = Finding(reasons.NOT_APPLIED_YET, {"detail": shorten(failure.message)})
+        # What serves is reported also after a failure: a status that stands still would lie.
+        evidence, ask_again = await self._ask(key, parent, intent.plan)
+        told, wait = await self._report(key, owner, parent, intent, problem, evidence)
         if failure is not None:
             raise failure
         if problem is not None:
@@ -121,39 +138,57 @@ class Reconciler:
         # else, whose own event is then no news any more. One more pass looks at what came with them.
         if wrote or told:
             return LOOK_AGAIN_SECONDS
-        return min(
-            (seconds for seconds in (wait, due, ask_again) if seconds is not None), default=None
-        )
+        return _soonest(wait, intent.due, ask_again)
 
-    async def _plan(
-        self, key: Key, owner: Owner, parent: Object
-    ) -> tuple[Plan | None, Finding | None, float | None]:
-        """Render what should exist, or say why that cannot be; and when to look at it again."""
+    async def _intend(self, key: Key, owner: Owner, parent: Object) -> _Intent:
+        """Render what should exist, or say why that cannot be."""
         owned = self._cache.owned(key, owner.uid)
         live = owned.get((DEPLOYMENT, owner.name))
         try:
             spec = LLMDeploymentSpec.model_validate(parent["spec"])
-            rolling, due = await self._replacement.choose(key, spec, live, self._pods(key, parent))
+            pods = self._pods(key, parent)
+            rolling, due = await self._replacement.choose(key, spec, live, pods)
+            evacuation = self._evacuation(spec, live, pods)
             facts = Facts(
                 settings=self._settings,
                 pinned=await self._pinned(owner, spec, owned, parent),
                 live_deployment=live,
                 rolling=rolling,
+                holds_last=self._cordons.visible and not evacuation.gives_way,
                 ingress_class=await self._ingress_class(spec),
             )
             plan = desired(owner, spec, facts)
-            if plan.ingress_class.is_missing:  # classes are not watched
-                due = min(due or KEPT_SECONDS, KEPT_SECONDS)
-            return plan, None, due
         except ValidationError as error:
             detail = "; ".join(
                 f"spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
             )
+            return _Intent(problem=Finding(reasons.INVALID_SPEC, {"detail": detail}))
         except PodTemplateError as error:
-            return None, Finding(reasons.POD_TEMPLATE_INVALID, {"detail": str(error)}), None
+            return _Intent(problem=Finding(reasons.POD_TEMPLATE_INVALID, {"detail": str(error)}))
         except SpecError as error:
-            detail = str(error)
-        return None, Finding(reasons.INVALID_SPEC, {"detail": detail}), None
+            return _Intent(problem=Finding(reasons.INVALID_SPEC, {"detail": str(error)}))
+        except KubeError as error:
+            return _Intent(failure=error)
+        classes_due = KEPT_SECONDS if plan.ingress_class.is_missing else None  # not watched
+        return _Intent(plan, evacuation, due=_soonest(due, evacuation.due, classes_due))
+
+    def _evacuation(
+        self, spec: LLMDeploymentSpec, live: Object | None, pods: tuple[Object, ...]
+    ) -> Evacuation:
+        is_one = live is not None and live["spec"].get("replicas") == 1
+        strategy = spec.rollout and spec.rollout.strategy
+        if live is None or not is_one or strategy == "Replace" or not self._cordons.visible:
+            return NONE
+        now = datetime.datetime.now(datetime.UTC)
+        return decide(live, pods, self._cordons, now, self._patience)
+
+    async def _apply(self, key: Key, plan: Plan, evacuation: Evacuation, parent: Object) -> bool:
+        """Write what is missing; tells whether anything was."""
+        wrote = await self._children.apply(key, plan, parent)
+        if evacuation.mark is not None:
+            await self._children.mark_successor(key, plan, evacuation.mark)
+            wrote = True
+        return wrote
 
     async def _ingress_class(self, spec: LLMDeploymentSpec) -> IngressClassFact:
         if spec.expose is None or spec.expose.ingress is None:
@@ -194,7 +229,7 @@ class Reconciler:
         key: Key,
         owner: Owner,
         parent: Object,
-        plan: Plan | None,
+        intent: _Intent,
         problem: Finding | None,
         evidence: Evidence,
     ) -> tuple[bool, float | None]:
@@ -206,8 +241,9 @@ class Reconciler:
         owned = self._cache.owned(key, owner.uid)
         seen = Observation(
             parent=parent,
-            plan=plan,
+            plan=intent.plan,
             problem=problem,
+            moving=intent.evacuation.finding,
             deployment=owned.get((DEPLOYMENT, owner.name)),
             pods=self._pods(key, parent),
             has_service=(SERVICE, owner.name) in owned,
@@ -258,8 +294,9 @@ class Reconciler:
             return
         ready = next(c for c in wanted["conditions"] if c["type"] == ConditionType.READY)
         log.info("%s -> %s", before, after, extra={"status_message": ready["message"]})
-        degraded = wanted["reason"] == reasons.DEGRADED.name
-        fine = (ready["status"] == "True" and not degraded) or after in _UNEVENTFUL
+        troubled = {reasons.DEGRADED.name, reasons.OUTAGE_AHEAD.name}
+        serves = ready["status"] == "True" and wanted["reason"] not in troubled
+        fine = serves or after in _UNEVENTFUL
         await self._recorder.record(
             parent,
             kind="Normal" if fine else "Warning",
@@ -288,8 +325,18 @@ _UNEVENTFUL = {
         reasons.DOWNLOADING,
         reasons.WAITING_FOR_DRAIN,
         reasons.SCALED_TO_ZERO,
+        reasons.SUSPENDED,
     )
 }
+
+
+def _is_unseen(parent: Object, owner: Owner) -> bool:
+    """Tell whether the status is of another generation of the spec."""
+    return (parent.get("status") or {}).get("observedGeneration") != owner.generation
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((s for s in seconds if s is not None), default=None)
 
 
 def _is_older(pod: Object, parent: Object) -> bool:

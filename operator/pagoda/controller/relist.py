@@ -12,11 +12,12 @@ import time
 from collections.abc import Sequence
 
 from pagoda.controller.cache import ObjectCache, parent_key
+from pagoda.controller.cordons import CORDONED, Cordons
 from pagoda.controller.queue import WorkQueue
 from pagoda.controller.watches import WATCHED
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError, NotFoundError
-from pagoda.kube.resources import CHILD_SELECTOR, LLMDEPLOYMENT, Resource
+from pagoda.kube.resources import CHILD_SELECTOR, LLMDEPLOYMENT, NODE, Resource
 from pagoda.observability.health import Health
 from pagoda.observability.metrics import DEPLOYMENTS, WATCH_SILENT
 
@@ -33,6 +34,7 @@ class Relister:
         self,
         client: KubeClient,
         cache: ObjectCache,
+        cordons: Cordons,
         queue: WorkQueue,
         health: Health,
         *,
@@ -41,10 +43,12 @@ class Relister:
     ):
         self._client = client
         self._cache = cache
+        self._cordons = cordons
         self._queue = queue
         self._health = health
         self._namespaces: Sequence[str | None] = namespaces or [None]
         self._period = period
+        self._kinds = (*WATCHED, NODE) if cordons.visible else WATCHED
 
     async def prime(self) -> None:
         """Fill the cache, trying for as long as it takes, and queue every LLMDeployment."""
@@ -52,7 +56,7 @@ class Relister:
         while True:
             resource = WATCHED[0]
             try:
-                for resource in WATCHED:
+                for resource in self._kinds:
                     await self._list(resource)
                 break
             except NotFoundError:
@@ -73,14 +77,14 @@ class Relister:
         """List again and again."""
         while True:
             await asyncio.sleep(self._period * random.uniform(0.9, 1.1))
-            for resource in WATCHED:
+            for resource in self._kinds:
                 started = time.monotonic()
                 if await self._found_unseen(resource):
                     self._health.suspect(resource.plural, started)
                 else:
                     self._health.trust(resource.plural)
             silent = self._health.silent_watches()
-            for resource in WATCHED:
+            for resource in self._kinds:
                 WATCH_SILENT.labels(resource.plural).set(resource.plural in silent)
             DEPLOYMENTS.set(len(self._cache.parents()))
 
@@ -100,6 +104,8 @@ class Relister:
             How many objects were new or newer. Vanished ones are not counted: no watch would ever
             report them.
         """
+        if resource == NODE:
+            return await self._list_cordoned()
         selector = "" if resource == LLMDEPLOYMENT else CHILD_SELECTOR
         appeared = 0
         for namespace in self._namespaces:
@@ -111,3 +117,10 @@ class Relister:
                 if (key := parent_key(obj)) is not None:
                     self._queue.add(key)
         return appeared
+
+    async def _list_cordoned(self) -> int:
+        changed = self._cordons.replace(await self._client.list(NODE, field_selector=CORDONED))
+        for name in changed:
+            for key in self._cache.on_node(name):
+                self._queue.add(key)
+        return sum(name in self._cordons for name in changed)

@@ -14,12 +14,14 @@ from typing import Any
 import kopf
 
 from pagoda.controller.cache import ObjectCache, parent_key
+from pagoda.controller.cordons import CORDONED, Cordons
 from pagoda.controller.queue import WorkQueue
 from pagoda.kube.client import KubeClient
 from pagoda.kube.resources import (
     CHILD_SELECTOR,
     CHILDREN,
     LLMDEPLOYMENT,
+    NODE,
     POD,
     Resource,
     resource_of,
@@ -42,6 +44,7 @@ class ForeverBackoff:
 def registry(
     client: KubeClient,
     cache: ObjectCache,
+    cordons: Cordons,
     queue: WorkQueue,
     watched_at: dict[str, float],
 ) -> kopf.OperatorRegistry:
@@ -50,6 +53,7 @@ def registry(
     Args:
         client: whose connection settings kopf shares.
         cache: takes in the objects.
+        cordons: takes in the nodes.
         queue: takes in the keys.
         watched_at: filled with the time of each kind's last event (monotonic).
     """
@@ -73,6 +77,14 @@ def registry(
                 if key is not None:
                     queue.add(key)
 
+    async def cordon(event: kopf.RawEvent, **_: Any) -> None:
+        watched_at[NODE.plural] = time.monotonic()
+        for name in cordons.absorb(event["type"], event["object"]):  # type: ignore[arg-type]
+            for key in cache.on_node(name):
+                queue.add(key)
+
+    if cordons.visible:
+        kopf.on.event(NODE.group, NODE.version, NODE.plural, registry=handlers)(cordon)
     for resource in WATCHED:
         kopf.on.event(
             resource.group, resource.version, resource.plural, id=resource.plural, registry=handlers
@@ -111,6 +123,8 @@ def settings(*, namespaced: bool, inactivity_seconds: float) -> kopf.OperatorSet
     tuned.process.ultimate_exiting_timeout = 60
     for resource in (*CHILDREN, POD):
         _select(tuned, resource)
+    nodes = (NODE.group, NODE.version, NODE.plural)
+    tuned.watching.field_selectors[nodes] = CORDONED
     return tuned
 
 

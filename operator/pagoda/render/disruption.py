@@ -1,20 +1,24 @@
-"""The PodDisruptionBudget: node drains take one replica at a time."""
+"""The PodDisruptionBudget: node drains take one replica at a time, and the only one last."""
 
 from pagoda.render.objects import Object, Owner
 
 
-def disruption_budget(owner: Owner) -> Object:
+def disruption_budget(owner: Owner, *, keeps_last: bool) -> Object:
     """Build the PDB.
 
-    It exists at every count: with one replica, maxUnavailable 1 blocks nothing, and scaling needs
-    no further write. Pods that do not serve may always be evicted, or a crash loop blocks a drain.
+    Pods that do not serve may always be evicted, or a crash loop blocks a drain.
+
+    Args:
+        owner: the LLMDeployment.
+        keeps_last: forbid to evict the only replica; `pagoda.controller.evacuation` sees to it that
+            it gets a successor.
     """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": owner.metadata(),
-        "spec": {
-            "maxUnavailable": 1,
+        "spec": ({"minAvailable": 1} if keeps_last else {"maxUnavailable": 1})
+        | {
             "selector": {"matchLabels": owner.selector()},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },

@@ -14,6 +14,7 @@ REVISION_LABEL = f"{GROUP}/revision"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "pagoda"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
+SUCCESSOR_OF_ANNOTATION = f"{GROUP}/successor-of"
 
 
 @dataclass(frozen=True)

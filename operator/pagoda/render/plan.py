@@ -28,6 +28,9 @@ class Facts:
     pinned: Object | None  # the ControllerRevision kept for this spec
     live_deployment: Object | None
     rolling: RollingUpdate = SURGE
+    # Whether the PDB may forbid to evict the only replica: it gets a successor when its node is
+    # cordoned, and can start elsewhere.
+    holds_last: bool = True
     ingress_class: IngressClassFact = UNKNOWN_CLASS
 
 
@@ -70,11 +73,14 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         live_deployment=facts.live_deployment,
     )
     live, suspended = facts.live_deployment, bool(spec.suspend)
+    count = 0 if suspended else spec.replicas
     marks = suspension(live) if suspended and live is not None else {}
     objects = [controller_revision(owner, hash_of_spec, choice)]
     if live is not None or not suspended:  # what is suspended from the start has nothing to keep
         objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks, facts.rolling))
-    objects += [service(owner, eff), disruption_budget(owner)]
+    last = (_count(live) if count is None else count) <= 1  # also at 0: scaling up needs no write
+    keeps_last = last and facts.holds_last and eff.strategy != "Replace"
+    objects += [service(owner, eff), disruption_budget(owner, keeps_last=keeps_last)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
     if eff.ingress is not None:
@@ -84,10 +90,14 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         effective=eff,
         choice=choice,
         objects=tuple(objects),
-        replicas=0 if suspended else spec.replicas,
+        replicas=count,
         is_suspended=suspended,
         resumed_replicas=None if suspended else suspended_count(live),
         url=url(owner, eff),
         ingress_url=ingress_url(eff.ingress) if eff.ingress else None,
         ingress_class=facts.ingress_class,
     )
+
+
+def _count(live: Object | None) -> int:
+    return 1 if live is None else int(live["spec"].get("replicas", 1))

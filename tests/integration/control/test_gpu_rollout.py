@@ -1,4 +1,5 @@
-"""Roll-outs on nodes whose GPUs are taken: real scheduler and controllers, fake nodes (kwok)."""
+"""Roll-outs on nodes whose GPUs are taken, and drains of nodes: real scheduler and controllers, fake
+nodes (kwok)."""
 
 import itertools
 import os
@@ -256,3 +257,108 @@ def test_operator_of_one_namespace_goes_by_the_scheduler_s_message(
     api.apply(llmd(api, seed=1))
     wait_for_seed(api, 1)
     eventually(lambda: strategy(api) == SURGE)
+
+
+def drain(api: Api, node: str) -> None:
+    """Cordon and evict, as often as it takes."""
+    api.cluster.kubectl(
+        "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"
+    )
+
+
+def placed_on(api: Api) -> set[str]:
+    pods = api.list("pods", "serving.pagoda.dev/llmdeployment=toy")
+    return {pod["spec"].get("nodeName", "") for pod in pods}
+
+
+def move_from(api: Api, nodes, name: str, **fields: Any) -> None:
+    """Have the model served from node `name` beside an empty one of the same size."""
+    nodes(name, 4)
+    serve(api, **fields)
+    nodes(f"{name}-spare", 4)
+
+
+def test_only_replica_is_never_missing_in_a_drain(api: Api, nodes, operator: OperatorProcess):
+    move_from(api, nodes, "left", replicas=1)
+    before = generation(api)
+    with PodHistory(api, serving=1) as history:
+        drain(api, "left")
+        api.wait_reason("toy", "Ready", timeout=30)
+    assert placed_on(api) == {"left-spare"}
+    assert history.fewest == 1
+    assert max(moment.placed for moment in history.moments) == 2
+    events = [e["reason"] for e in api.list("events.events.k8s.io")]
+    assert "LeavingNode" in events
+    assert generation(api) - before == 1
+    operator.settle()
+    assert generation(api) - before == 1
+    api.cluster.kubectl("uncordon", "left")
+    with PodHistory(api, serving=1) as history:
+        drain(api, "left-spare")
+        api.wait_reason("toy", "Ready", timeout=30)
+    assert (placed_on(api), history.fewest) == ({"left"}, 1)
+
+
+def test_replica_without_a_place_to_go_announces_the_outage_and_lets_the_drain_go_on(
+    api: Api, nodes, operator: OperatorProcess
+):
+    nodes("lone", 4)
+    serve(api, replicas=1)
+    with PodHistory(api, serving=1) as history:
+        api.cluster.kubectl("cordon", "lone")
+        ahead = api.wait_reason("toy", "OutageAhead")
+        assert "cordoned node lone: 0/1 nodes" in ahead["message"]
+        assert ahead["status"] == "True"
+        assert history.fewest == 1
+        drain(api, "lone")
+        api.wait_reason("toy", "Unschedulable")
+    api.cluster.kubectl("uncordon", "lone")
+    api.wait_reason("toy", "Ready", timeout=30)
+
+
+def test_cordon_taken_back_leaves_the_replica_in_place(api: Api, nodes, operator: OperatorProcess):
+    nodes("hesitant", 4)
+    serve(api, replicas=1)
+    with PodHistory(api, serving=1) as history:
+        api.cluster.kubectl("cordon", "hesitant")
+        api.wait_reason("toy", "OutageAhead")
+        api.cluster.kubectl("uncordon", "hesitant")
+        api.wait_reason("toy", "Ready", timeout=30)
+        eventually(lambda: placed_on(api) == {"hesitant"}, what="the waiting successor is gone")
+        operator.settle()
+    assert history.fewest == 1
+    assert {pod["status"]["phase"] for pod in api.list("pods")} == {"Running"}
+
+
+def test_user_who_takes_outages_has_no_drain_held_up(api: Api, nodes, operator: OperatorProcess):
+    move_from(api, nodes, "quick", replicas=1, rollout={"strategy": "Replace"})
+    with PodHistory(api, serving=1) as history:
+        drain(api, "quick")
+        api.wait_reason("toy", "Ready", timeout=30)
+        eventually(lambda: placed_on(api) == {"quick-spare"})
+    assert history.fewest == 0
+
+
+def test_drain_goes_on_with_the_next_operator(api: Api, nodes, operator_process: StartOperator):
+    first = operator_process("first", namespace="").start()
+    move_from(api, nodes, "upgraded", replicas=1)
+    first.kill()
+    with PodHistory(api, serving=1) as history:
+        api.cluster.kubectl("cordon", "upgraded")
+        operator_process("second", namespace="").start()
+        drain(api, "upgraded")
+        eventually(lambda: placed_on(api) == {"upgraded-spare"})
+    assert history.fewest == 1
+
+
+def test_two_replicas_leave_one_at_a_time(api: Api, nodes, operator: OperatorProcess):
+    nodes("both", 8)
+    serve(api, replicas=2)
+    nodes("both-spare", 8)
+    before = generation(api)
+    with PodHistory(api, serving=2) as history:
+        drain(api, "both")
+        api.wait_reason("toy", "Ready", timeout=30)
+        eventually(lambda: placed_on(api) == {"both-spare"})
+    assert history.fewest == 1
+    assert generation(api) == before
