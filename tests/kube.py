@@ -1,12 +1,13 @@
-"""Helpers for tests against a real API server: kubectl as data, waiting, the audit log."""
+"""Helpers for tests against a real API server: objects, waiting, the audit log."""
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dev.cluster import Cluster
+from tests.rest import Rest, rest
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -32,7 +33,7 @@ def eventually(
 
 
 class Api:
-    """kubectl in one namespace."""
+    """One namespace: what users do by kubectl, what tests look at over HTTP."""
 
     def __init__(self, cluster: Cluster, namespace: str):
         self.cluster = cluster
@@ -50,17 +51,20 @@ class Api:
         assert done.returncode != 0, f"accepted: {obj}"
         return str(done.stderr)
 
+    @property
+    def rest(self) -> Rest:
+        return rest(self.cluster)
+
     def get(self, kind: str, name: str) -> Object | None:
-        done = self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        return self.rest.get(kind, self.namespace, name)
 
     def list(self, kinds: str, selector: str = "") -> list[Object]:
-        extra = ["-l", selector] if selector else []
-        return list(json.loads(self.kubectl("get", kinds, "-o", "json", *extra).stdout)["items"])
+        return [
+            o for kind in kinds.split(",") for o in self.rest.list(kind, self.namespace, selector)
+        ]
 
     def patch(self, kind: str, name: str, patch: Object, *, subresource: str = "") -> None:
-        extra = [f"--subresource={subresource}"] if subresource else []
-        self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(patch), *extra)
+        self.rest.merge(kind, self.namespace, name, patch, subresource)
 
     def delete(self, kind: str, name: str, *extra: str) -> None:
         self.kubectl("delete", kind, name, *extra)
@@ -112,20 +116,25 @@ class Audit:
 
     def __init__(
         self,
-        log: Path,
+        cluster: Cluster,
         user_prefix: str = "system:serviceaccount:",
         user_suffix: str = ":pagoda-operator",
         *,
-        offset: int | None = None,
+        from_start: bool = False,
     ):
-        """Begin at the end of the log, or at `offset`; only users of that name are counted."""
-        self._log = log
+        """Begin at the end of the log, or at its start; only users of that name are counted."""
+        self._cluster = cluster
+        self._log = cluster.audit_log
         self._prefix = user_prefix
         self._suffix = user_suffix
-        self._offset = log.stat().st_size if offset is None else offset
+        self._offset = 0 if from_start else self._log.stat().st_size
+        if not from_start:
+            self._await_log()
+            self._offset = self._log.stat().st_size
 
     def writes(self, *, namespace: str | None = None, dry_runs: bool = False) -> list[str]:
         """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases aside; or of each dry run."""
+        self._await_log()
         found = []
         for entry in self._entries():
             ref = entry.get("objectRef", {})
@@ -141,6 +150,16 @@ class Audit:
             subresource = f"/{ref['subresource']}" if ref.get("subresource") else ""
             found.append(f"{entry['verb']} {ref['resource']}{subresource} {ref.get('name', '')}")
         return found
+
+    def _await_log(self) -> None:
+        """Wait for all that was answered until now: a line is written after its answer is sent."""
+        marker = f"marker-{uuid.uuid4()}"
+        rest(self._cluster).delete_nothing(marker)
+
+        def written() -> bool:
+            return any(e.get("objectRef", {}).get("name") == marker for e in self._entries())
+
+        eventually(written, what="the audit log is written")
 
     def _entries(self) -> Iterator[Object]:
         with self._log.open() as lines:

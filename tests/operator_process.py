@@ -45,6 +45,14 @@ class OperatorProcess:
         settings |= {name.replace("_", "-"): value for name, value in flags.items()}
         self._command = [sys.executable, "-m", "pagoda", "operator"]
         self._command += [f"--{name}={value}" for name, value in settings.items()]
+        # One for all polls, without certificates: reading those takes longer than an answer. No
+        # connection is kept, as the process behind it may be another one soon.
+        self._http = httpx.Client(
+            trust_env=False,
+            verify=False,
+            timeout=5,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self._identity = identity
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,9 +88,7 @@ class OperatorProcess:
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
-        text = httpx.get(
-            f"http://127.0.0.1:{self._ports['metrics-port']}/metrics", trust_env=False
-        ).text
+        text = self._http.get(f"http://127.0.0.1:{self._ports['metrics-port']}/metrics").text
         samples = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 
@@ -97,10 +103,14 @@ class OperatorProcess:
                 self.leads()
                 and self.metric("workqueue_depth") == 0
                 and self.metric("controller_runtime_active_workers") == 0
-                and self.metric("controller_runtime_reconcile_total") >= passes
+                and self.passes() >= passes
             )
 
         eventually(settled, what="the operator settles")
+
+    def passes(self) -> float:
+        """How many passes it has done."""
+        return self.metric("controller_runtime_reconcile_total")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -130,7 +140,7 @@ class OperatorProcess:
     def _ask(self, port: str, path: str) -> int:
         try:
             url = f"http://127.0.0.1:{self._ports[port]}{path}"
-            return httpx.get(url, timeout=5, trust_env=False).status_code
+            return self._http.get(url).status_code
         except httpx.TransportError:
             return 0
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+import httpx
+
 from dev.cluster import controlplane, images, kwok, processes
 from dev.cluster import node as node_
 from dev.cluster import state as states
@@ -54,6 +56,10 @@ class Cluster:
     def audit_log(self) -> Path:
         """One JSON line for every finished write request, whoever sent it."""
         return self.state / "audit.log"
+
+    def http(self) -> httpx.Client:
+        """A client for the API server as administrator, to be closed by the caller."""
+        return controlplane.api_client(self._state)
 
     def kubectl(
         self, *args: str | Path, input: str | None = None, check: bool = True

@@ -157,7 +157,9 @@ def _https_client(state: State, url: str) -> httpx.Client:
     context = ssl.create_default_context(cafile=ca(state))
     admin = _pair(state, "client-admin")
     context.load_cert_chain(admin.certificate, admin.key)
-    return httpx.Client(base_url=url, verify=context, timeout=5.0, trust_env=False)
+    # An idle connection may lead to a server that was restarted since.
+    limits = httpx.Limits(keepalive_expiry=1.0)
+    return httpx.Client(base_url=url, verify=context, timeout=5.0, limits=limits, trust_env=False)
 
 
 def _start(state: State, name: str, arguments: list[str]) -> None:

@@ -108,7 +108,7 @@ def start(state: State) -> None:
         state,
         "kube-proxy",
         f"cluster DNS is ready at {url}",
-        lambda: httpx.get(url, timeout=1.0, trust_env=False).is_success,
+        lambda: httpx.get(url, timeout=1.0, trust_env=False, verify=False).is_success,
     )
 
 

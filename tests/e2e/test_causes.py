@@ -145,7 +145,7 @@ def test_crash_loops_cost_no_writes(api: Api):
         eventually(restarted, timeout=TIMEOUT)
         events = [
             e
-            for e in api.list("events.v1.events.k8s.io")
+            for e in api.list("events.events.k8s.io")
             if e["regarding"]["kind"] == "LLMDeployment" and e["regarding"]["name"] == name
         ]
         assert len([e for e in events if e["type"] == "Warning"]) == 1, events

@@ -119,7 +119,7 @@ def test_scaling_up_and_down(toy: Api):
 
 def test_killed_operators_come_back_and_write_nothing(toy: Api):
     toy.wait_reason("toy", "Ready")
-    record = Audit(toy.cluster.audit_log)
+    record = Audit(toy.cluster)
     system = Api(toy.cluster, SYSTEM_NAMESPACE)
     before = {pod["metadata"]["uid"] for pod in system.list("pods")}
     system.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")

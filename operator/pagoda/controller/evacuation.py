@@ -61,7 +61,7 @@ def decide(
         patience: seconds that a successor may be without a node.
     """
     serving = [pod for pod in pods if is_serving(pod)]
-    leaving_node = [pod for pod in serving if pod["spec"]["nodeName"] in cordoned]
+    leaving_node = [pod for pod in serving if pod["spec"].get("nodeName") in cordoned]
     if not leaving_node:
         return Evacuation(mark=_given_up(live, serving))
     if len(leaving_node) < len(serving):

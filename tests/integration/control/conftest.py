@@ -117,4 +117,4 @@ def grant(cluster: Cluster, release_namespace: str, watched: str) -> None:
 @pytest.fixture
 def audit(api: Api) -> Callable[[], Audit]:
     """Start recording what the operator writes."""
-    return lambda: Audit(api.cluster.audit_log)
+    return lambda: Audit(api.cluster)

@@ -111,7 +111,7 @@ def test_quota(api: Api):
     assert "toy-" not in message, "a name that is another one with each try"
 
 
-def test_pod_security(api: Api):
+def test_limit_range(api: Api):
     limit = {"type": "Container", "max": {"cpu": "100m"}}
     obj = {
         "apiVersion": "v1",

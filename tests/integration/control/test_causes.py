@@ -93,14 +93,14 @@ def test_hung_engine(toy: Api):
     assert "no token for 61 s" in toy.wait_reason("toy", "EngineHung", timeout=10)["message"]
     play(toy, ready=True, engine=running | {"ready": True})
     toy.wait_reason("toy", "Ready")
-    warned = [e for e in toy.list("events.v1.events.k8s.io") if e["reason"] == "EngineHung"]
+    warned = [e for e in toy.list("events.events.k8s.io") if e["reason"] == "EngineHung"]
     assert [e["type"] for e in warned] == ["Warning"], "and it stays on record"
 
 
 def test_crash_loop_writes_one_status(toy: Api):
     play(toy, engine=crashes("2026-01-01T00:00:00Z worker 17 lost its peer 12", run=3))
     assert "its peer" in toy.wait_reason("toy", "EngineCrashed")["message"]
-    record = Audit(toy.cluster.audit_log)
+    record = Audit(toy.cluster)
     for run in range(4, 8):
         text = f"2026-01-01T00:00:0{run}Z worker {run} lost its peer {2 * run}"
         play(toy, engine=crashes(text, run=run))
@@ -156,7 +156,7 @@ def test_download_shows_how_far_it_is(toy: Api):
             timeout=10,
         )
         assert toy.condition("toy", "ModelReady")["reason"] == "Downloading"
-        record = Audit(toy.cluster.audit_log)
+        record = Audit(toy.cluster)
         Progress.done = 64  # too little to be told
         Progress.done = 93
         eventually(lambda: "93 %" in toy.condition("toy")["message"], timeout=25)

@@ -1,6 +1,7 @@
 """The Ingress against a real API server: made, admitted, changed, removed; and its cost at rest."""
 
 from tests.builders import manifest
+from tests.integration.control.restart import replace_operator
 from tests.kube import Api, eventually
 from tests.operator_process import OperatorProcess
 
@@ -77,11 +78,5 @@ def test_nothing_is_written_at_rest_or_after_a_restart(api: Api, operator_proces
     eventually(lambda: api.condition("toy", "RoutesReady")["status"] == "True")
     first.settle()
     record = audit()
-    assert first.stop() == 0
-    second = operator_process("two").start()
-    second.settle(passes=1)
-    passes = second.metric("controller_runtime_reconcile_total")
-    api.patch("llmd", "toy", {"metadata": {"labels": {"touched": "yes"}}})
-    eventually(lambda: second.metric("controller_runtime_reconcile_total") > passes)
-    second.settle(passes=1)
+    replace_operator(api, first, operator_process)
     assert record.writes(namespace=api.namespace) == []

@@ -36,7 +36,7 @@ def test_created_with_zero_never_makes_a_pod(api: Api, operator: OperatorProcess
     operator.settle()
     assert count(api) == 0
     assert managers(api) == {"pagoda-operator-replicas"}
-    everybody = Audit(api.cluster.audit_log, "", "", offset=0)
+    everybody = Audit(api.cluster, "", "", from_start=True)
     assert [
         w for w in everybody.writes(namespace=api.namespace) if w.startswith("create pods")
     ] == []

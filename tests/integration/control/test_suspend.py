@@ -1,6 +1,7 @@
 """Suspension frees what replicas hold and keeps all the rest; a resume brings the count back."""
 
 from tests.builders import manifest
+from tests.integration.control.restart import replace_operator
 from tests.kube import Api, eventually
 from tests.operator_process import OperatorProcess
 
@@ -76,11 +77,5 @@ def test_suspension_costs_no_write_at_rest(api: Api, operator_process, audit):
     eventually(lambda: not api.list("pods"))
     operator.settle()
     record = audit()
-    assert operator.stop() == 0
-    second = operator_process("two").start()
-    second.settle(passes=1)
-    passes = second.metric("controller_runtime_reconcile_total")
-    api.patch("llmd", "toy", {"metadata": {"labels": {"touched": "yes"}}})
-    eventually(lambda: second.metric("controller_runtime_reconcile_total") > passes)
-    second.settle(passes=1)
+    replace_operator(api, operator, operator_process)
     assert record.writes(namespace=api.namespace) == []

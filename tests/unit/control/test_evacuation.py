@@ -60,6 +60,12 @@ def test_nothing_is_done_where_nothing_is_cordoned():
     assert ask(deployment(), serving(), cordoned=["n2"]) == NONE
 
 
+def test_pod_whose_node_is_not_known_leaves_none():
+    obj = serving()
+    del obj["spec"]["nodeName"]
+    assert ask(deployment(), obj) == NONE
+
+
 def test_cordon_marks_the_template_with_the_pod():
     found = ask(deployment(), serving())
     assert (found.mark, found.gives_way) == ("one", False)
