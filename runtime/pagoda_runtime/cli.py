@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default=engine.dtype)
     model.add_argument(
+        "--quantization",
+        choices=("int8",),
+        help="weights and activations in 8 bits (W8A8), where an execution has it",
+    )
+    model.add_argument(
+        "--execution",
+        choices=("auto", "torch"),
+        default=engine.execution,
+        help="what computes the model; auto takes the fastest that runs here",
+    )
+    model.add_argument(
         "--seed",
         type=int,
         default=engine.seed,

@@ -6,29 +6,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
-from pagoda_runtime.attention.base import KVLayout
-from pagoda_runtime.attention.paged_torch import PagedTorchAttention
-from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.block_pool import BlockPool
-from pagoda_runtime.engine.kv_size import KVSize, size_kv_cache
 from pagoda_runtime.engine.request import Delta, Request, SamplingParams, Stats
-from pagoda_runtime.engine.runner import ModelRunner
-from pagoda_runtime.engine.scheduler import Chunk, Scheduler
-from pagoda_runtime.model.decoder import Decoder
-from pagoda_runtime.model.loader import choose_dtype, load_weights
-from pagoda_runtime.model.spec import DecoderSpec, read_spec
-
-
-class Runner(Protocol):
-    """What the engine asks of a model."""
-
-    def run(self, chunks: Sequence[Chunk]) -> dict[str, int]:
-        """Next token by request id, for every chunk that samples."""
+from pagoda_runtime.engine.scheduler import Scheduler
+from pagoda_runtime.engine.step import Runner, Sampled
 
 
 class EngineCore:
@@ -68,7 +51,7 @@ class EngineCore:
             prompt_tokens += done - request.prompt_tokens_counted
             request.prompt_tokens_counted = done
         sampled = self._runner.run(chunks)
-        self._scheduler.update(chunks, sampled)
+        self._scheduler.update(chunks, {name: chosen.token for name, chosen in sampled.items()})
         deltas = [
             self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled
         ]
@@ -94,27 +77,9 @@ class EngineCore:
             self.step()
 
     @staticmethod
-    def _delta(request: Request, token: int) -> Delta:
+    def _delta(request: Request, sampled: Sampled) -> Delta:
         first = request.num_outputs == 1 and request.scheduled_at is not None
         queue_time = (
             request.scheduled_at - request.arrival if first and request.scheduled_at else None
         )
-        return Delta(request.id, [token], request.finish_reason, queue_time)
-
-
-def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]:
-    """Load the model and put the engine around it; ConfigError says what cannot work."""
-    model_dir = Path(config.model)
-    spec = read_spec(model_dir)
-    dtype = choose_dtype(config.dtype, spec)
-    size = size_kv_cache(config, spec, dtype.itemsize)
-    weights = load_weights(model_dir, spec, dtype, config.load_format, config.seed)
-    decoder = Decoder(spec, weights, size.max_model_len)
-    attention = PagedTorchAttention(spec, KVLayout(size.num_blocks, config.block_size, dtype))
-    scheduler = Scheduler(
-        BlockPool(size.num_blocks, config.block_size),
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=size.max_model_len,
-    )
-    return EngineCore(ModelRunner(decoder, attention), scheduler, seed=config.seed), size, spec
+        return Delta(request.id, [sampled.token], request.finish_reason, queue_time)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pagoda_runtime import cgroup
 from pagoda_runtime.config import ConfigError, EngineConfig
-from pagoda_runtime.model.spec import DecoderSpec
+from pagoda_runtime.model.spec import DTYPE_BYTES, DecoderSpec, DType
 
 # Of the container's memory; the rest is for weights, activations and two Python processes.
 _MEMORY_SHARE = 0.25
@@ -27,7 +27,7 @@ def block_bytes(spec: DecoderSpec, block_size: int, itemsize: int) -> int:
 
 
 def size_kv_cache(
-    config: EngineConfig, spec: DecoderSpec, itemsize: int, memory_limit: int | None = None
+    config: EngineConfig, spec: DecoderSpec, dtype: DType, memory_limit: int | None = None
 ) -> KVSize:
     """Choose the number of blocks; ConfigError if --max-model-len cannot be honoured.
 
@@ -40,7 +40,7 @@ def size_kv_cache(
         raise ConfigError(
             f"--max-model-len {length} is above the model's {spec.max_position} positions"
         )
-    per_block = block_bytes(spec, config.block_size, itemsize)
+    per_block = block_bytes(spec, config.block_size, DTYPE_BYTES[dtype])
     per_request = -(-length // config.block_size)
     if config.kv_cache_memory_bytes is not None:
         num_blocks = config.kv_cache_memory_bytes // per_block

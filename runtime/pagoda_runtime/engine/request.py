@@ -19,18 +19,37 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose tokens and when to end.
+    """How to choose tokens, when to end, and how a request is treated beside others.
 
-    temperature 0 is greedy. top_k 0 and top_p 1 are off. seed None lets the engine draw one.
-    stop_token_ids holds the model's end-of-sequence ids unless the client asked to ignore them.
+    The defaults are off, but temperature 1; temperature 0 is greedy. Names and meaning are vLLM's;
+    `engine.sampler` says how they work together.
+
+    - seed: any integer; None lets the engine draw one.
+    - stop_token_ids: the model's end-of-sequence ids unless the client asked to ignore them.
+    - presence_penalty and frequency_penalty count answer tokens, repetition_penalty those of the
+      prompt too.
+    - logit_bias: (token, what to add to its logit), each token once.
+    - logprobs: None for none, else how many alternatives to report beside the chosen token.
+    - priority: lower runs first; among equals, who came first.
+    - deadline: `time.monotonic()` seconds after which the answer is of no use; None for never.
+    - cache_salt: requests share cached prompt blocks only with requests of the same salt.
     """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    priority: int = 0
+    deadline: float | None = None
+    cache_salt: str = ""
 
 
 @dataclass(eq=False)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pagoda_runtime.engine.philox import uniform
 
 # Sorting a whole vocabulary costs more than a small model's step; this many candidates nearly
 # always suffice.
@@ -72,9 +73,3 @@ def _invert(weights: Tensor, draw: Draw) -> int:
     # right=True skips entries of weight 0; rounding may push the target past the end.
     index = int(torch.searchsorted(cumulative, target, right=True))
     return min(index, len(weights) - 1)
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments (Philox 4x64)."""
-    bits = np.random.Philox(key=seed % 2**64, counter=position)
-    return float(np.random.Generator(bits).random())

@@ -14,31 +14,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.request import FinishReason, Request
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens [start, start+length) of one request, to be computed in one step."""
-
-    request: Request
-    start: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """First position after the chunk; also the context length its last token attends to."""
-        return self.start + self.length
-
-    @property
-    def samples(self) -> bool:
-        """True if the chunk reaches the end of what is known, so its last logits choose the
-        next token.
-        """
-        return self.end == self.request.num_tokens
+from pagoda_runtime.engine.step import Chunk
 
 
 class Scheduler:

@@ -17,21 +17,6 @@ from pagoda_runtime.model.spec import DecoderSpec
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
-def choose_dtype(wanted: str, spec: DecoderSpec) -> torch.dtype:
-    """The dtype to compute in. `auto` is the checkpoint's; float16, slow and narrow on CPUs,
-    becomes bfloat16.
-    """
-    name = spec.dtype if wanted == "auto" else wanted
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}[
-            name
-        ]
-    except KeyError:
-        raise ConfigError(
-            f"dtype {name} is not supported; supported are: float32, bfloat16"
-        ) from None
-
-
 def load_weights(
     model_dir: Path, spec: DecoderSpec, dtype: torch.dtype, load_format: str, seed: int
 ) -> dict[str, Tensor]:

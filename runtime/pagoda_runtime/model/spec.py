@@ -12,6 +12,9 @@ from pagoda_runtime.config import ConfigError
 
 SUPPORTED = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
+DType = Literal["float32", "bfloat16"]
+DTYPE_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
+
 
 @dataclass(frozen=True)
 class RopeSpec:
@@ -94,6 +97,18 @@ class DecoderSpec:
         if not self.tie_embeddings:
             shapes["lm_head.weight"] = (self.vocab_size, hidden)
         return shapes
+
+
+def choose_dtype(wanted: str, spec: DecoderSpec) -> DType:
+    """The dtype to compute in. `auto` is the checkpoint's; float16, slow and narrow on CPUs,
+    becomes bfloat16. ConfigError for any other.
+    """
+    name = spec.dtype if wanted == "auto" else wanted
+    if name == "float32":
+        return "float32"
+    if name in ("bfloat16", "float16"):
+        return "bfloat16"
+    raise ConfigError(f"dtype {name} is not supported; supported are: {', '.join(DTYPE_BYTES)}")
 
 
 def read_spec(model_dir: Path) -> DecoderSpec:

@@ -60,12 +60,8 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
     """Run engine steps for ever; returns only by an exception."""
     begun = time.monotonic()
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
-    import torch
+    from pagoda_runtime.engine.build import build_engine
 
-    from pagoda_runtime.engine.core import build_engine
-
-    threads = cgroup.thread_count()
-    torch.set_num_threads(threads)
     core, size, spec = build_engine(config)
     core.self_test()
     seconds = time.monotonic() - begun
@@ -73,7 +69,7 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
         "model loaded",
         extra={
             "seconds": round(seconds, 3),
-            "threads": threads,
+            "threads": cgroup.thread_count(),
             "kv_blocks": size.num_blocks,
             "max_model_len": size.max_model_len,
         },

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.core import EngineCore, build_engine
+from pagoda_runtime.engine.build import build_engine
+from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.request import Request, SamplingParams
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 

@@ -5,10 +5,8 @@ seed.
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pagoda_runtime.engine import sampler
-from pagoda_runtime.engine.sampler import Draw, sample, uniform
+from pagoda_runtime.engine.sampler import Draw, sample
 
 PROBABILITIES = [0.4, 0.3, 0.2, 0.1]
 LOGITS = torch.tensor(PROBABILITIES).log()
@@ -59,15 +57,6 @@ def test_rows_do_not_see_each_other() -> None:
     ]
     together = sample(logits, cases)
     assert together == [sample(logits[i : i + 1], [case])[0] for i, case in enumerate(cases)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(-(2**63), 2**64), st.integers(0, 2**31))
-def test_uniform_depends_on_its_arguments_alone(seed: int, position: int) -> None:
-    value = uniform(seed, position)
-    assert 0.0 <= value < 1.0
-    assert value == uniform(seed, position)
-    assert value != uniform(seed, position + 1)
 
 
 def test_impossible_tokens_are_never_chosen() -> None:

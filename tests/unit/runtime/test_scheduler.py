@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
-from pagoda_runtime.engine.scheduler import Chunk, Scheduler
+from pagoda_runtime.engine.scheduler import Scheduler
+from pagoda_runtime.engine.step import Chunk
 
 EOS = 7
 

@@ -113,17 +113,17 @@ def config(**changes: int) -> EngineConfig:
 
 
 def test_default_is_what_full_length_requests_need() -> None:
-    size = size_kv_cache(config(), spec(), 4, memory_limit=1 << 40)
+    size = size_kv_cache(config(), spec(), "float32", memory_limit=1 << 40)
     assert (size.num_blocks, size.max_model_len) == (4 * 10, 160)
 
 
 def test_default_is_at_most_a_quarter_of_the_memory() -> None:
-    size = size_kv_cache(config(), spec(), 4, memory_limit=4 * 15 * BLOCK_BYTES)
+    size = size_kv_cache(config(), spec(), "float32", memory_limit=4 * 15 * BLOCK_BYTES)
     assert (size.num_blocks, size.max_model_len) == (15, 160)
 
 
 def test_the_context_shrinks_to_what_fits() -> None:
-    size = size_kv_cache(config(kv_cache_memory_bytes=3 * BLOCK_BYTES + 5), spec(), 4)
+    size = size_kv_cache(config(kv_cache_memory_bytes=3 * BLOCK_BYTES + 5), spec(), "float32")
     assert (size.num_blocks, size.max_model_len) == (3, 48)
 
 
@@ -140,7 +140,7 @@ def test_the_context_shrinks_to_what_fits() -> None:
 )
 def test_what_cannot_be_honoured_is_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        size_kv_cache(config(**changes), spec(), 4)
+        size_kv_cache(config(**changes), spec(), "float32")
 
 
 @pytest.mark.parametrize(
