@@ -4,7 +4,6 @@ budgets.
 Weights are random and large, so that the best token leads by far more than rounding can move.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,11 +89,7 @@ class Oracle:
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def oracle(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Oracle]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     torch.manual_seed(0)
     model = MODELS[request.param]().eval()
     with torch.no_grad():
@@ -116,8 +111,7 @@ def oracle(
         answers.append(out[0, len(prompt) :].tolist())
         with torch.no_grad():
             first_logits.append(model(ids).logits[0, -1])
-    yield Oracle(path, prompts, answers, first_logits)
-    torch.set_num_threads(threads)
+    return Oracle(path, prompts, answers, first_logits)
 
 
 def engine(path: Path, *, budget: int, seqs: int, blocks: int) -> EngineCore:
