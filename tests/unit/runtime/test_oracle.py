@@ -13,7 +13,16 @@ from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.build import build_engine
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.request import Request, SamplingParams
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 VOCAB, MAX_LEN, BLOCK = 128, 96, 8
 COMMON = {
@@ -53,6 +62,19 @@ MODELS = {
             **COMMON,
             num_hidden_layers=2,
             rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
+        )
+    ),
+    "mistral-window": lambda: MistralForCausalLM(
+        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=19)
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, num_hidden_layers=2)),
+    "qwen2-half-windows": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            **COMMON,
+            num_hidden_layers=4,
+            use_sliding_window=True,
+            sliding_window=13,
+            max_window_layers=2,
         )
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**COMMON, num_hidden_layers=2, head_dim=32)),
