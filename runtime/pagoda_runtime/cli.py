@@ -103,6 +103,24 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens in one step",
     )
     sizes.add_argument(
+        "--max-num-queued-reqs",
+        type=int,
+        metavar="REQUESTS",
+        help="more than this many waiting are refused with 429; default: four times --max-num-seqs",
+    )
+    sizes.add_argument(
+        "--max-num-queued-tokens",
+        type=int,
+        metavar="TOKENS",
+        help="the same for prompt tokens waiting to be computed; default: no bound",
+    )
+    sizes.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=engine.enable_prefix_caching,
+        help="keep KV blocks of finished requests for prompts that begin the same way",
+    )
+    sizes.add_argument(
         "--block-size", type=int, default=engine.block_size, help="tokens in a KV block"
     )
     sizes.add_argument(

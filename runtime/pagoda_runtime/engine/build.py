@@ -29,6 +29,9 @@ def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=size.max_model_len,
+        max_num_queued_reqs=config.queued_reqs_bound,
+        max_num_queued_tokens=config.max_num_queued_tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
     )
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 

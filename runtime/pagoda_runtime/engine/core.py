@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from pagoda_runtime.engine.request import Delta, Request, SamplingParams, Stats
@@ -17,10 +17,18 @@ from pagoda_runtime.engine.step import Runner, Sampled
 class EngineCore:
     """Requests go in with `add`, tokens come out of `step`. Not thread safe; one thread owns it."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._random = random.Random(seed)
+        self._clock = clock
 
     @property
     def has_work(self) -> bool:
@@ -28,7 +36,7 @@ class EngineCore:
         return self._scheduler.has_work
 
     def add(self, request: Request) -> None:
-        """Queue a request; ValueError if it can never finish."""
+        """Queue a request; ValueError if it can never finish, QueueFullError if not now."""
         if request.params.seed is None:
             request.params = replace(request.params, seed=self._random.getrandbits(63))
         self._scheduler.add(request)
@@ -39,20 +47,22 @@ class EngineCore:
 
     def step(self) -> tuple[list[Delta], Stats]:
         """Compute one step and return what it brought."""
+        now = self._clock()
+        deltas = [Delta(r.id, [], r.finish_reason) for r in self._scheduler.expire(now)]
         chunks = self._scheduler.schedule()
-        now = time.monotonic()
         prompt_tokens = 0
         for chunk in chunks:
             request = chunk.request
             if request.scheduled_at is None:
                 request.scheduled_at = now
-            # A prompt token counts once, even if a preemption makes it computed again.
+            # A prompt token counts once, even if the cache had it or a preemption makes it computed
+            # again.
             done = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
             prompt_tokens += done - request.prompt_tokens_counted
             request.prompt_tokens_counted = done
-        sampled = self._runner.run(chunks)
+        sampled = self._runner.run(chunks) if chunks else {}
         self._scheduler.update(chunks, {name: chosen.token for name, chosen in sampled.items()})
-        deltas = [
+        deltas += [
             self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled
         ]
         return deltas, replace(
@@ -61,13 +71,15 @@ class EngineCore:
 
     def stats(self) -> Stats:
         """The state now, with no tokens counted."""
-        pool = self._scheduler.pool
+        kv = self._scheduler.kv
         return Stats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            free_blocks=pool.num_free,
-            total_blocks=pool.num_blocks,
+            free_blocks=kv.pool.num_free,
+            total_blocks=kv.pool.num_blocks,
             preemptions_total=self._scheduler.num_preemptions,
+            prefix_cache_queries_total=kv.prefix_queries,
+            prefix_cache_hits_total=kv.prefix_hits,
         )
 
     def self_test(self) -> None:

@@ -10,11 +10,14 @@ from enum import StrEnum
 
 
 class FinishReason(StrEnum):
-    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's)."""
+    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's). `timeout` is no answer's
+    end: its deadline passed, and the client gets an error.
+    """
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Request:
     token_ids is prompt plus answer so far; num_computed of them have their keys and values in the
     blocks of block_table. There is no prefill or decode state: a request catches up until one token
     is left to compute.
+
+    block_hashes are those of the full blocks of token_ids; others can find the first num_shared of
+    them. num_uncached is what the request had to compute when it arrived. rank is the scheduler's.
     """
 
     id: str
@@ -69,6 +75,11 @@ class Request:
     token_ids: list[int] = field(init=False)
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)
+    num_shared: int = 0
+    num_uncached: int = 0
+    num_preemptions: int = 0
+    rank: tuple[int, int] = (0, 0)
     scheduled_at: float | None = None
     prompt_tokens_counted: int = 0
     finish_reason: FinishReason | None = None
@@ -112,12 +123,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Stats:
-    """The engine's state after a step; the token counts are those of this step alone."""
+    """The engine's state after a step. prompt_tokens and generation_tokens are those of this step alone;
+    the prefix cache's are counted in tokens, over the engine's life."""
 
     running: int
     waiting: int
     free_blocks: int
     total_blocks: int
     preemptions_total: int
+    prefix_cache_queries_total: int
+    prefix_cache_hits_total: int
     prompt_tokens: int = 0
     generation_tokens: int = 0

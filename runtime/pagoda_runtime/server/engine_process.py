@@ -20,6 +20,7 @@ import zmq
 from pagoda_runtime import cgroup, logs
 from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.request import Request
+from pagoda_runtime.engine.scheduler import QueueFullError
 from pagoda_runtime.server import ipc
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             continue
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
-        except ValueError as error:
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error))))
+        except (ValueError, QueueFullError) as error:
+            full = isinstance(error, QueueFullError)
+            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
     return changed
 
 

@@ -46,10 +46,11 @@ class Update(msgspec.Struct, tag=True, array_like=True):
 
 
 class Rejected(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: a request the engine will not run."""
+    """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
 
     id: str
     message: str
+    queue_full: bool = False
 
 
 class Fatal(msgspec.Struct, tag=True, array_like=True):

@@ -149,7 +149,7 @@ def test_what_cannot_be_honoured_is_refused(changes: dict[str, int], message: st
         ["--max-num-seqs", "300"],
         ["--block-size", "0"],
         ["--max-model-len", "1"],
-        ["--enable-prefix-caching"],
+        ["--max-num-queued-reqs", "-1"],
         ["--max-num", "3"],
     ],
 )
