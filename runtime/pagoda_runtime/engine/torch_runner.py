@@ -12,7 +12,7 @@ from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceCh
 from pagoda_runtime.attention.paged_torch import PagedTorchAttention
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.kv_size import KVSize
-from pagoda_runtime.engine.sampler import Draw, sample
+from pagoda_runtime.engine.sampler import sample
 from pagoda_runtime.engine.step import Chunk, ExecutionUnavailableError, Sampled
 from pagoda_runtime.model.decoder import Decoder
 from pagoda_runtime.model.loader import load_weights
@@ -45,18 +45,7 @@ class TorchRunner:
         if not requests:
             return {}
         logits = self._decoder.logits(hidden[last_rows])
-        draws = [
-            Draw(
-                r.params.temperature,
-                r.params.top_k,
-                r.params.top_p,
-                r.params.seed or 0,
-                r.num_tokens,
-            )
-            for r in requests
-        ]
-        tokens = sample(logits, draws)
-        return {r.id: Sampled(token) for r, token in zip(requests, tokens, strict=True)}
+        return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
 
 
 def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> TorchRunner:
