@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from pagoda_runtime.engine.request import Delta, Request, SamplingParams, Stats
+from pagoda_runtime.engine.output import Delta, Stats
+from pagoda_runtime.engine.request import Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Runner, Sampled
 
@@ -94,4 +95,5 @@ class EngineCore:
         queue_time = (
             request.scheduled_at - request.arrival if first and request.scheduled_at else None
         )
-        return Delta(request.id, [sampled.token], request.finish_reason, queue_time)
+        logprobs = [] if request.params.logprobs is None else [sampled]
+        return Delta(request.id, [sampled.token], request.finish_reason, queue_time, logprobs)

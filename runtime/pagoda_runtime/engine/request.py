@@ -109,29 +109,3 @@ class Request:
         The last answer token is returned but never fed back, so it needs no slot.
         """
         return len(self.prompt_ids) + self.params.max_tokens - 1
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What one step brought one request. queue_time (seconds) comes with the first token only."""
-
-    id: str
-    token_ids: list[int]
-    finish_reason: FinishReason | None = None
-    queue_time: float | None = None
-
-
-@dataclass(frozen=True)
-class Stats:
-    """The engine's state after a step. prompt_tokens and generation_tokens are those of this step alone;
-    the prefix cache's are counted in tokens, over the engine's life."""
-
-    running: int
-    waiting: int
-    free_blocks: int
-    total_blocks: int
-    preemptions_total: int
-    prefix_cache_queries_total: int
-    prefix_cache_hits_total: int
-    prompt_tokens: int = 0
-    generation_tokens: int = 0

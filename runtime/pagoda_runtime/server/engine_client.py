@@ -21,7 +21,8 @@ import zmq
 import zmq.asyncio
 
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.request import Delta, FinishReason, SamplingParams, Stats
+from pagoda_runtime.engine.output import Delta, Stats
+from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server import ipc
 
 log = logging.getLogger("pagoda.api")

@@ -9,7 +9,8 @@ from contextlib import aclosing
 
 from tokenizers import Tokenizer
 
-from pagoda_runtime.engine.request import Delta, FinishReason, SamplingParams
+from pagoda_runtime.engine.output import Delta
+from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
 from pagoda_runtime.server.engine_client import DeadlineError, EngineClient
 from pagoda_runtime.server.metrics import Metrics

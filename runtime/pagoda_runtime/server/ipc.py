@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pagoda_runtime.engine.request import Delta, SamplingParams, Stats
+from pagoda_runtime.engine.output import Delta, Stats
+from pagoda_runtime.engine.request import SamplingParams
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True):

@@ -9,7 +9,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from pagoda_runtime.engine.request import FinishReason, Stats
+from pagoda_runtime.engine.output import Stats
+from pagoda_runtime.engine.request import FinishReason
 
 # Seconds. Finer at the low end than vLLM's, whose first inter-token bucket (10 ms) hides a fast
 # engine.
