@@ -127,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         "--kv-cache-memory-bytes",
         type=int,
         metavar="BYTES",
-        help="default: what --max-num-seqs full-length requests need, at most 25%% of the memory limit",
+        help="default: what --max-num-seqs full-length requests need, at most what the memory limit "
+        "leaves beside weights and activations",
     )
     sizes.add_argument(
         "--min-step-ms",

@@ -20,12 +20,16 @@ from torch import Tensor
 from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceChunk
 from pagoda_runtime.model.spec import DecoderSpec
 
+# Scores that are computed at once, so that a long context does not need memory without bound.
+_MOST_SCORES = 1 << 24
+
 
 @dataclass(frozen=True)
 class _Plan:
     """One sequence's part of a step."""
 
-    rows: slice  # its tokens among the step's tokens
+    first_row: int  # where its tokens begin among the step's tokens
+    length: int
     context: int  # tokens it attends to
     blocks: Tensor  # block numbers, [blocks] int64
     hidden: dict[int | None, Tensor | None]  # by window; see _hidden
@@ -67,7 +71,7 @@ class PagedTorchAttention(AttentionBackend):
             positions = torch.arange(chunk.start, chunk.end)
             slots.append(blocks[positions // size] * size + positions % size)
             hidden = {window: _hidden(positions, chunk.end, window) for window in self._windows}
-            self._plans.append(_Plan(slice(row, row + length), chunk.end, blocks, hidden))
+            self._plans.append(_Plan(row, length, chunk.end, blocks, hidden))
             row += length
         self._slots = torch.cat(slots)
         most = max(len(plan.blocks) for plan in self._plans)
@@ -83,7 +87,12 @@ class PagedTorchAttention(AttentionBackend):
             keys = self._gather(0, self._keys[layer], plan)
             values = self._gather(1, self._values[layer], plan)
             hidden = plan.hidden[self.spec.windows[layer]]
-            out[plan.rows] = self._attend_one(q[plan.rows], keys, values, hidden)
+            rows = max(1, _MOST_SCORES // (q.shape[1] * plan.context))
+            for begin in range(0, plan.length, rows):
+                some = slice(begin, min(begin + rows, plan.length))
+                mask = None if hidden is None else hidden[some]
+                target = slice(plan.first_row + some.start, plan.first_row + some.stop)
+                out[target] = self._attend_one(q[target], keys, values, mask)
         return out
 
     def _gather(self, half: int, cache: Tensor, plan: _Plan) -> Tensor:
