@@ -241,6 +241,24 @@ def test_greedy_equals_transformers(oracle: Oracle, way: Way) -> None:
     assert (stats.prefix_cache_hits_total > 0) == way.caching
 
 
+def test_a_seeded_answer_is_the_same_every_way(oracle: Oracle) -> None:
+    params = SamplingParams(
+        max_tokens=20, temperature=0.7, top_p=0.9, frequency_penalty=0.2, seed=11
+    )
+    answers = []
+    for way in (WAYS[0], WAYS[1], WAYS[4]):
+        core = engine(oracle.path, way)
+        for i, prompt in enumerate(oracle.prompts):
+            core.add(Request(str(i), prompt, params))
+        answer: dict[str, list[int]] = {}
+        while core.has_work:
+            for delta in core.step()[0]:
+                answer.setdefault(delta.id, []).extend(delta.token_ids)
+        assert (core.stats().preemptions_total > 0) == way.tight
+        answers.append(answer)
+    assert answers[0] == answers[1] == answers[2]
+
+
 def test_logprobs_equal_transformers(oracle: Oracle) -> None:
     core = engine(oracle.path, WAYS[0])
     for i, prompt in enumerate(oracle.prompts):
