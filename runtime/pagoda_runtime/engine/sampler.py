@@ -3,7 +3,7 @@
 A row of logits goes through these in turn; those a request does not ask for change nothing:
 
 1.  log-probabilities are taken, if asked for: those of the model, whatever the parameters below;
-2.  logit_bias: added to the logits of its tokens;
+2.  logit_bias: added to the logits of its tokens; those outside the vocabulary mean nothing;
 3.  repetition_penalty: a logit of a token in prompt or answer is divided by it if positive, else
     multiplied by it;
 4.  frequency_penalty times the token's count in the answer, and presence_penalty if it is there at
@@ -64,7 +64,8 @@ def _adjust(logits: Tensor, request: Request) -> Tensor:
     if params.logit_bias:
         logits = logits.clone()
         for token, bias in params.logit_bias:
-            logits[token] += bias
+            if 0 <= token < len(logits):
+                logits[token] += bias
     if params.repetition_penalty != 1.0:
         seen = torch.tensor(sorted(set(request.token_ids)))
         values, penalty = logits[seen], params.repetition_penalty

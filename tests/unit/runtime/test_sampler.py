@@ -125,6 +125,7 @@ def test_rows_do_not_see_each_other() -> None:
         ({"frequency_penalty": -0.5, "presence_penalty": 0.1}, [2.0, 1.0, -0.6, 1.4]),
         ({"repetition_penalty": 2.0, "presence_penalty": 1.0}, [1.0, 0.5, -3.0, -0.75]),
         ({"logit_bias": ((1, 3.0), (2, -1.0))}, [2.0, 4.0, -2.0, 0.5]),
+        ({"logit_bias": ((4, 9.0), (-1, 9.0))}, [2.0, 1.0, -1.0, 0.5]),
         ({"logit_bias": ((0, 2.0),), "repetition_penalty": 2.0}, [2.0, 0.5, -2.0, 0.25]),
     ],
 )
