@@ -30,7 +30,7 @@ class Forward final : public Execution {
 
   void forward(const PagodaStep& step, int thread);
   void attention(const Layer& layer, int index, Scratch<Isa>& scratch);
-  void head(const PagodaStep& step);
+  void head(const PagodaStep& step, int thread);
 
   void norm_into_input(const float* x, const Memory& weight, int row);
   void turn_and_store(const Layer& layer, int index, int row);
@@ -54,6 +54,7 @@ class Forward final : public Execution {
   Memory residual_, qkv_, act_, products_act_, bytes_, scales_, wide_, cosines_, sines_, logits_;
   int logits_rows_ = 0;
   std::vector<Scratch<Isa>> scratch_;
+  std::vector<SampleScratch> sampling_;
 
   Plan plan_;
 };
@@ -81,8 +82,10 @@ Forward<Isa>::Forward(Model& model)
   input_ = {act_.as<Act>(), bytes_.as<uint8_t>(), scales_.as<float>(), stride};
   products_ = input_;
   products_.act = products_act_.as<Act>();
-  for (int thread = 0; thread < model.team.size(); thread++)
+  for (int thread = 0; thread < model.team.size(); thread++) {
     scratch_.emplace_back(shape_, model.config.block_size);
+    sampling_.emplace_back(logits_width_);
+  }
 }
 
 template <class Isa>
@@ -126,7 +129,7 @@ void Forward<Isa>::forward(const PagodaStep& step, int thread) {
     quantize_rows(c.intermediate_size);
     add_to_residual(layer.down, products_);
   }
-  head(step);
+  head(step, thread);
 }
 
 template <class Isa>
@@ -151,7 +154,7 @@ void Forward<Isa>::attention(const Layer& layer, int index, Scratch<Isa>& scratc
 
 // Final norm of the rows that sample, their logits, their tokens.
 template <class Isa>
-void Forward<Isa>::head(const PagodaStep& step) {
+void Forward<Isa>::head(const PagodaStep& step, int thread) {
   const PagodaConfig& c = model_.config;
   if (step.num_rows == 0) return;
   each_row(step.num_rows, [&](int r) {
@@ -164,7 +167,7 @@ void Forward<Isa>::head(const PagodaStep& step) {
   model_.team.each(step.num_rows, [&](int r) {
     if (step.logits != nullptr)
       std::copy_n(logits(r), c.vocab_size, step.logits + size_t(r) * c.vocab_size);
-    sample<Isa>(step, r, c.vocab_size, logits(r));
+    sample<Isa>(step, r, c.vocab_size, logits(r), sampling_[thread]);
   });
 }
 

@@ -50,6 +50,7 @@ struct Avx2 {
     half = _mm_max_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
   }
+  static float minimum(Float x) { return -maximum(sub(zero(), x)); }
 
   // --- lanes ---------------------------------------------------------------------------------
   // Lanes begin … end-1; either may lie outside 0 … kLanes.
@@ -60,12 +61,9 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_and_si256(from, until));
   }
   static Float select(Mask m, Float yes, Float no) { return _mm256_blendv_ps(no, yes, m); }
-  static unsigned greater(Float a, Float b) {
-    return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
-  }
-  static unsigned equal(Float a, Float b) {
-    return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)));
-  }
+  static Mask greater(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+  static Mask equal(Float a, Float b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static unsigned bits(Mask m) { return unsigned(_mm256_movemask_ps(m)); }
 
   // --- bfloat16 ------------------------------------------------------------------------------
   static Float load_bf16(const bf16* p) {

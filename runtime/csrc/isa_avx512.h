@@ -40,13 +40,15 @@ struct Avx512 {
   }
   static float sum(Float x) { return _mm512_reduce_add_ps(x); }
   static float maximum(Float x) { return _mm512_reduce_max_ps(x); }
+  static float minimum(Float x) { return _mm512_reduce_min_ps(x); }
 
   // --- lanes ---------------------------------------------------------------------------------
   // Lanes begin … end-1; either may lie outside 0 … kLanes.
   static Mask lanes(int begin, int end) { return Mask(below(end) & ~below(begin)); }
   static Float select(Mask m, Float yes, Float no) { return _mm512_mask_blend_ps(m, no, yes); }
-  static unsigned greater(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-  static unsigned equal(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static Mask greater(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  static Mask equal(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static unsigned bits(Mask m) { return m; }
 
   // --- bfloat16 ------------------------------------------------------------------------------
   static Float load_bf16(const bf16* p) {

@@ -119,11 +119,14 @@ def _arrays(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, npt.NDAr
 
 @dataclass
 class Stream:
-    """Tokens, the blocks they live in, and how many are computed."""
+    """Tokens, of which the first `prompt` are no answer, the blocks they live in, how many are
+    computed, and how the next one is chosen: fields of ROW, logit_bias, or the defaults.
+    """
 
     tokens: list[int]
     blocks: list[int]
     computed: int = 0
+    prompt: int = 0
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,30 +135,44 @@ def random_tokens(count: int, seed: int) -> list[int]:
 
 
 def step(model: Model, chunks: Sequence[tuple[Stream, int]]) -> Result:
-    """Compute the next tokens of some sequences; a row of logits for the last of each."""
-    width = max(len(sequence.blocks) for sequence, _ in chunks)
+    """Compute the next tokens of some streams; a row of logits, and a token, for each."""
+    width = max(len(stream.blocks) for stream, _ in chunks)
     tables = np.zeros((len(chunks), width), np.int32)
     rows = np.zeros(len(chunks), ROW)
     rows["top_logprobs"] = -1
     rows["top_p"] = rows["repetition_penalty"] = 1
     tokens: list[int] = []
-    for i, (sequence, count) in enumerate(chunks):
-        tables[i, : len(sequence.blocks)] = sequence.blocks
+    history: list[int] = []
+    biases: list[tuple[int, float]] = []
+    for i, (stream, count) in enumerate(chunks):
+        tables[i, : len(stream.blocks)] = stream.blocks
+        tokens += stream.tokens[stream.computed : stream.computed + count]
         rows[i]["chunk"] = i
-        tokens += sequence.tokens[sequence.computed : sequence.computed + count]
+        rows[i]["position"] = len(stream.tokens)
+        for name, value in stream.params.items():
+            if name == "logit_bias":
+                rows[i]["bias_begin"], rows[i]["bias_end"] = len(biases), len(biases) + len(value)
+                biases += value
+            else:
+                rows[i][name] = value % 2**64 if name == "seed" else value
+        if any("penalty" in name for name in stream.params):
+            begin = len(history)
+            history += stream.tokens
+            rows[i]["prompt_begin"], rows[i]["answer_begin"] = begin, begin + stream.prompt
+            rows[i]["answer_end"] = len(history)
     batch = Batch(
-        starts=np.array([sequence.computed for sequence, _ in chunks], np.int32),
+        starts=np.array([stream.computed for stream, _ in chunks], np.int32),
         lengths=np.array([count for _, count in chunks], np.int32),
         tokens=np.array(tokens, np.int32),
         block_tables=tables,
         rows=rows,
-        history=np.empty(0, np.int32),
-        bias_tokens=np.empty(0, np.int32),
-        biases=np.empty(0, np.float32),
+        history=np.array(history, np.int32),
+        bias_tokens=np.array([token for token, _ in biases], np.int32),
+        biases=np.array([bias for _, bias in biases], np.float32),
     )
     result = model.step(batch, want_logits=True)
-    for sequence, count in chunks:
-        sequence.computed += count
+    for stream, count in chunks:
+        stream.computed += count
     return result
 
 
