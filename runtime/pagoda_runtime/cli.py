@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--execution",
-        choices=("auto", "torch"),
+        choices=("auto", "native", "torch"),
         default=engine.execution,
         help="what computes the model; auto takes the fastest that runs here",
     )

@@ -27,7 +27,7 @@ class EngineConfig:
     model: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["int8"] | None = None
-    execution: Literal["auto", "torch"] = "auto"
+    execution: Literal["auto", "native", "torch"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 32

@@ -36,6 +36,12 @@ def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 
 
+def _native(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+    from pagoda_runtime.native import runner
+
+    return runner.load(config, spec, size)
+
+
 def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
     # Seconds to import, so only if this execution is used.
     from pagoda_runtime.engine import torch_runner
@@ -45,7 +51,10 @@ def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
 
 # By the values of --execution, fastest first. Each loads the weights and allocates the KV blocks,
 # imports what it needs itself, and raises ExecutionUnavailableError where it cannot run.
-EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize], Runner]] = {"torch": _torch}
+EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize], Runner]] = {
+    "native": _native,
+    "torch": _torch,
+}
 
 
 def _load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def create_model(
     return Model(library, config, inverse_frequencies(spec.rope, spec.head_dim), _windows(spec))
 
 
-def load_weights(model: Model, tensors: Iterator[tuple[str, npt.NDArray[np.generic]]]) -> None:
+def load_weights(model: Model, tensors: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
     """Hand over tensors by their names in the checkpoint; each may go when the next one comes."""
     for name, data in tensors:
         if name in _MODEL_TENSORS:
