@@ -120,6 +120,7 @@ void attend(const Cache& cache, const HeadShape& shape, int layer, int kv_head,
     scratch.sums[r] = 0;
   }
 
+  Prefetch own;  // Behind the keys lie the values, behind those the next head's keys.
   const int from = sees_from(first), to = first + count;
   for (int base = from / segment * segment; base < to; base += segment) {
     const int first_block = std::max(base, from) / size;
@@ -129,7 +130,7 @@ void attend(const Cache& cache, const HeadShape& shape, int layer, int kv_head,
     for (int b = first_block; b < end_block; b++)
       multiply<Isa, false>(cache.keys(blocks[b], layer, kv_head), cache.slots(),
                            round_up(filled(b), 16), scratch.queries, width, rows, width / 2,
-                           scratch.scores + (b * size - base), stride);
+                           scratch.scores + (b * size - base), stride, own);
     const int left = (first_block * size - base) / 16 * 16, right = round_up(end - base, 16);
     for (int r = 0; r < rows; r++) {
       int position = first + r / group;
@@ -140,7 +141,7 @@ void attend(const Cache& cache, const HeadShape& shape, int layer, int kv_head,
     for (int b = first_block; b < end_block; b++)
       multiply<Isa, true>(cache.values(blocks[b], layer, kv_head), width, width,
                           scratch.probabilities + (b * size - base), stride, rows,
-                          ceil_div(filled(b), 2), scratch.out, width);
+                          ceil_div(filled(b), 2), scratch.out, width, own);
   }
   for (int r = 0; r < rows; r++)
     scale_row<Isa>(scratch.out + r * width, width, 1 / scratch.sums[r]);

@@ -136,7 +136,7 @@ template <class Isa>
 void Forward<Isa>::attention(const Layer& layer, int index, Scratch<Isa>& scratch) {
   const PagodaConfig& c = model_.config;
   const int half = c.head_dim / 2;
-  model_.team.each(int(plan_.attention.size()) * c.num_kv_heads, [&](int item) {
+  model_.team.each(int(plan_.attention.size()) * c.num_kv_heads, [&](int item, int) {
     const AttentionTask& task = plan_.attention[item / c.num_kv_heads];
     const int kv_head = item % c.num_kv_heads, group = shape_.group();
     attend<Isa>(model_.cache, shape_, index, kv_head, task.blocks, task.first, task.count,
@@ -164,7 +164,7 @@ void Forward<Isa>::head(const PagodaStep& step, int thread) {
          [&](int r, int panel, const float* outputs) {
            std::copy_n(outputs, kPanel, logits(r) + panel * kPanel);
          });
-  model_.team.each(step.num_rows, [&](int r) {
+  model_.team.each(step.num_rows, [&](int r, int) {
     if (step.logits != nullptr)
       std::copy_n(logits(r), c.vocab_size, step.logits + size_t(r) * c.vocab_size);
     sample<Isa>(step, r, c.vocab_size, logits(r), sampling_[thread]);
@@ -251,7 +251,7 @@ template <class Isa>
 template <class Item>
 void Forward<Isa>::each_row(int rows, Item&& item) {
   constexpr int kTogether = 4;
-  model_.team.each(ceil_div(rows, kTogether), [&](int task) {
+  model_.team.each(ceil_div(rows, kTogether), [&](int task, int) {
     for (int row = task * kTogether; row < std::min(rows, (task + 1) * kTogether); row++) item(row);
   });
 }

@@ -88,7 +88,8 @@ struct Avx2 {
   static Float dot(Float sum, Float weights, Float inputs) { return fma(weights, inputs, sum); }
 
   // --- int8 ----------------------------------------------------------------------------------
-  static Int zero_int() { return _mm256_setzero_si256(); }
+  // Unlike Int this may not alias other types: with Int the compiler keeps sums in memory.
+  typedef int32_t Sums8 __attribute__((vector_size(32)));
   static Int load_int(const int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
@@ -117,8 +118,8 @@ struct Avx2 {
     memcpy(&quad, p, sizeof quad);
     return _mm256_set1_epi32(int(quad >> (8 * Phase) & 0x00ff00ff));
   }
-  static Int dot8(Int sum, Int weights, Int inputs) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(weights, inputs));
+  static Sums8 dot8(Sums8 sum, Int weights, Int inputs) {
+    return sum + Sums8(_mm256_madd_epi16(weights, inputs));
   }
 
   // Vectors of a tile of that many rows: its sums, weights and one input fit 16 registers.

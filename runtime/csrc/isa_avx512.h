@@ -77,7 +77,8 @@ struct Avx512 {
   }
 
   // --- int8 ----------------------------------------------------------------------------------
-  static Int zero_int() { return _mm512_setzero_si512(); }
+  // Unlike Int this may not alias other types: with Int the compiler keeps sums in memory.
+  typedef int32_t Sums8 __attribute__((vector_size(64)));
   static Int load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Int sub_int(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
@@ -99,8 +100,8 @@ struct Avx512 {
     memcpy(&quad, p, sizeof quad);
     return _mm512_set1_epi32(quad);
   }
-  static Int dot8(Int sum, Int weights, Int inputs) {
-    return _mm512_dpbusd_epi32(sum, inputs, weights);
+  static Sums8 dot8(Sums8 sum, Int weights, Int inputs) {
+    return Sums8(_mm512_dpbusd_epi32(Int(sum), inputs, weights));
   }
 
   // Vectors of a tile of that many rows: its sums, weights and one input fit 32 registers.

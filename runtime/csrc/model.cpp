@@ -44,7 +44,7 @@ Rows Model::heads_from(int first_head) const {
 
 void Model::pack(Matrix& matrix, Rows rows, int count, const void* data, Source type) {
   team.run([&](int) {
-    team.each(ceil_div(count, kRowsPerTask), [&](int task) {
+    team.each(ceil_div(count, kRowsPerTask), [&](int task, int) {
       int begin = task * kRowsPerTask;
       matrix.pack(rows, data, type, begin, std::min(count, begin + kRowsPerTask));
     });

@@ -27,25 +27,54 @@ inline __attribute__((always_inline)) void add_step(const bf16_pair* w, const ty
   }
 }
 
-// Weights that only one or two rows use come from memory: ask for them early.
+// Memory to ask for while a product is computed, a cache line per step. With nothing left a product
+// asks for its own w, kPrefetchBytes ahead: for few rows reading w is all that counts.
+struct Prefetch {
+  const char* line = nullptr;
+  int lines_left = 0;
+
+  const char* take(int steps) {
+    if (lines_left <= 0) return nullptr;
+    const char* first = line;
+    line += 64 * steps;
+    lines_left -= steps;
+    return first;
+  }
+};
+
 constexpr int kPrefetchBytes = 4096;
+
+template <class Isa, int Vectors>
+inline void prefetch_own(const uint32_t* w) {
+  for (int v = 0; v < Vectors; v++)
+    __builtin_prefetch(reinterpret_cast<const char*>(w + v * Isa::kLanes) + kPrefetchBytes);
+}
 
 template <class Isa, int Rows, int Vectors, bool Accumulate>
 void tile(const bf16_pair* w, size_t stride, const typename Isa::Act* x, size_t ldx, int steps,
-          float* out, size_t ldo) {
+          float* out, size_t ldo, Prefetch& prefetch) {
   typename Isa::Float sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; v++)
       sums[r][v] = Accumulate ? Isa::load(out + r * ldo + v * Isa::kLanes) : Isa::zero();
-  for (int step = 0; step < steps; step++, w += stride, x += 2) {
-    if constexpr (Rows <= 2)
-      for (int v = 0; v < Vectors; v++)
-        __builtin_prefetch(reinterpret_cast<const char*>(w + v * Isa::kLanes) + kPrefetchBytes);
+  auto add = [&] {
     add_step<Isa, Rows, Vectors, 0>(w, x, ldx, sums);
     if constexpr (Isa::kPhases == 2) add_step<Isa, Rows, Vectors, 1>(w, x, ldx, sums);
-  }
+    w += stride;
+    x += 2;
+  };
+  if (const char* line = prefetch.take(steps))
+    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
+      __builtin_prefetch(line, 0, 2);
+      add();
+    }
+  else
+    for (int step = 0; step < steps; step++) {
+      prefetch_own<Isa, Vectors>(w);
+      add();
+    }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8
@@ -55,15 +84,15 @@ void tile(const bf16_pair* w, size_t stride, const typename Isa::Act* x, size_t 
 // All columns (a multiple of 16) for Rows rows: the widest tile first, then what is left of them.
 template <class Isa, int Rows, int Vectors, bool Accumulate>
 void row_tiles(const bf16_pair* w, size_t stride, int columns, const typename Isa::Act* x,
-               size_t ldx, int steps, float* out, size_t ldo) {
+               size_t ldx, int steps, float* out, size_t ldo, Prefetch& prefetch) {
   constexpr int width = Vectors * Isa::kLanes;
   int c = 0;
   for (; c + width <= columns; c += width)
-    tile<Isa, Rows, Vectors, Accumulate>(w + c, stride, x, ldx, steps, out + c, ldo);
+    tile<Isa, Rows, Vectors, Accumulate>(w + c, stride, x, ldx, steps, out + c, ldo, prefetch);
   if constexpr (width > 16)
     if (c < columns)
       row_tiles<Isa, Rows, Vectors / 2, Accumulate>(w + c, stride, columns - c, x, ldx, steps,
-                                                    out + c, ldo);
+                                                    out + c, ldo, prefetch);
 }
 
 // Rows of the next tile, so that all tiles are about as high: 8 is 4 + 4 and not 6 + 2.
@@ -74,13 +103,14 @@ int tile_rows(int rows_left) {
 
 template <class Isa, bool Accumulate>
 void multiply(const bf16_pair* w, size_t stride, int columns, const typename Isa::Act* x,
-              size_t ldx, int rows, int steps, float* out, size_t ldo) {
+              size_t ldx, int rows, int steps, float* out, size_t ldo, Prefetch& prefetch) {
   for (int done = 0; done < rows;) {
     int n = tile_rows<Isa>(rows - done);
     auto with = [&](auto fixed) {
       constexpr int Rows = decltype(fixed)::value;
       row_tiles<Isa, Rows, Isa::tile_vectors(Rows), Accumulate>(
-          w, stride, columns, x + done * ldx, ldx, steps, out + done * ldo, ldo);
+          w, stride, columns, x + done * ldx, ldx, steps, out + done * ldo, ldo,
+          prefetch);
     };
     fixed_rows(n, with);
     done += n;

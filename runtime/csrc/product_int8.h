@@ -3,9 +3,8 @@
 //
 //     out[row, c] = (Σ (q_x + 128) · q_w  −  128 · Σ q_w) · scale_w[c] · scale_x[row]
 #pragma once
-#include "fixed.h"
 #include "matrix.h"
-#include "numbers.h"
+#include "product.h"
 
 namespace {
 
@@ -25,26 +24,32 @@ inline __attribute__((always_inline)) void add_step8(const int8_quad* w, const u
 
 template <class Isa, int Rows, int Vectors>
 void tile8(const int8_quad* w, const float* scales, const int32_t* shifts, const uint8_t* x,
-           size_t ldx, const float* x_scales, int steps, float* out, size_t ldo) {
-  typename Isa::Int sums[Rows][Vectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < Rows; r++)
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; v++) sums[r][v] = Isa::zero_int();
-  for (int step = 0; step < steps; step++, w += kPanel, x += 4) {
-    if constexpr (Rows <= 2)
-      for (int v = 0; v < Vectors; v++)
-        __builtin_prefetch(reinterpret_cast<const char*>(w + v * Isa::kLanes) + 4096);
+           size_t ldx, const float* x_scales, int steps, float* out, size_t ldo,
+           Prefetch& prefetch) {
+  typename Isa::Sums8 sums[Rows][Vectors] = {};
+  auto add = [&] {
     add_step8<Isa, Rows, Vectors, 0>(w, x, ldx, sums);
     if constexpr (Isa::kPhasesInt8 == 2) add_step8<Isa, Rows, Vectors, 1>(w, x, ldx, sums);
-  }
+    w += kPanel;
+    x += 4;
+  };
+  if (const char* line = prefetch.take(steps))
+    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
+      __builtin_prefetch(line, 0, 2);
+      add();
+    }
+  else
+    for (int step = 0; step < steps; step++) {
+      prefetch_own<Isa, Vectors>(w);
+      add();
+    }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
     auto x_scale = Isa::set(x_scales[r]);
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; v++) {
       int c = v * Isa::kLanes;
-      auto sum = Isa::to_float(Isa::sub_int(sums[r][v], Isa::load_int(shifts + c)));
+      auto sum = Isa::to_float(Isa::sub_int(typename Isa::Int(sums[r][v]), Isa::load_int(shifts + c)));
       Isa::store(out + r * ldo + c, Isa::mul(Isa::mul(sum, Isa::load(scales + c)), x_scale));
     }
   }
@@ -53,13 +58,13 @@ void tile8(const int8_quad* w, const float* scales, const int32_t* shifts, const
 // One panel, up to six rows: out[rows, 64].
 template <class Isa>
 void multiply_panel8(const Matrix& m, int panel, const uint8_t* x, size_t ldx,
-                     const float* x_scales, int rows, float* out) {
+                     const float* x_scales, int rows, float* out, Prefetch& prefetch) {
   fixed_rows(rows, [&](auto fixed) {
     constexpr int Rows = decltype(fixed)::value;
     constexpr int Vectors = Isa::tile_vectors(Rows);
     for (int c = 0; c < kPanel; c += Vectors * Isa::kLanes)
       tile8<Isa, Rows, Vectors>(m.panel(panel) + c, m.scales(panel) + c, m.shifts(panel) + c, x,
-                                ldx, x_scales, m.steps(), out + c, kPanel);
+                                ldx, x_scales, m.steps(), out + c, kPanel, prefetch);
   });
 }
 

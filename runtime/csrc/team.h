@@ -25,11 +25,15 @@ class Team {
     start([](void* context, int thread) { (*static_cast<Job*>(context))(thread); }, &job);
   }
 
-  // Inside a job, by every thread: calls item(i) for i in 0 … count-1, each on one thread, in no
-  // promised order; returns when all are done.
+  // Inside a job, by every thread: calls item(i, next) for i in 0 … count-1, each on one thread, in
+  // no promised order; returns when all are done. `next` is what this thread will do next, which is
+  // nothing from count on.
   template <class Item>
   void each(int count, Item&& item) {
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) item(i);
+    for (int i = take(), next; i < count; i = next) {
+      next = take();
+      item(i, next);
+    }
     barrier();
   }
 
@@ -38,6 +42,7 @@ class Team {
 
  private:
   using Function = void (*)(void* context, int thread);
+  int take() { return next_.fetch_add(1, std::memory_order_relaxed); }
   void start(Function function, void* context);
   void work(int thread);
   static void wait_for_change(const std::atomic<uint32_t>& value, uint32_t old);
