@@ -38,10 +38,10 @@ FLAGS = [
     "-Wno-maybe-uninitialized",
 ]
 
-# Of the files that hold kernels; all others run on any x86-64.
+# Of the files that hold kernels, by the end of their names; all others run on any x86-64.
 INSTRUCTIONS = {
-    "execution_avx2.cpp": ["-mavx2", "-mfma"],
-    "execution_avx512.cpp": [
+    "_avx2.cpp": ["-mavx2", "-mfma"],
+    "_avx512.cpp": [
         "-mavx512f",
         "-mavx512bw",
         "-mavx512vl",
@@ -79,12 +79,12 @@ def build(
     sources = [*sorted(SOURCES.glob("*.cpp")), *extra_sources]
     # The link keeps the first copy of an inline function that several files have: that of a file
     # compiled for any machine.
-    sources.sort(key=lambda source: source.name in INSTRUCTIONS)
+    sources.sort(key=lambda source: bool(_instructions(source)))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [Path(folder) / f"{source.stem}.o" for source in sources]
         commands = [
             [
-                *[*compiler, *FLAGS, *INSTRUCTIONS.get(source.name, []), *extra_flags],
+                *[*compiler, *FLAGS, *_instructions(source), *extra_flags],
                 *[f"-I{SOURCES}", "-c", str(source), "-o", str(object_)],
             ]
             for source, object_ in zip(sources, objects, strict=True)
@@ -97,6 +97,12 @@ def build(
         kind = ["-shared", "-static-libstdc++", "-static-libgcc"] if shared else []
         _run([*compiler, *kind, "-pthread", *extra_flags, *map(str, objects), "-o", str(temporary)])
         temporary.replace(output)
+
+
+def _instructions(source: Path) -> list[str]:
+    return [
+        flag for end, flags in INSTRUCTIONS.items() if source.name.endswith(end) for flag in flags
+    ]
 
 
 def _compiler() -> list[str] | None:

@@ -124,6 +124,8 @@ struct Avx2 {
 
   // Vectors of a tile of that many rows: its sums, weights and one input fit 16 registers.
   static constexpr int kMaxRows = 6;
+  // How far ahead weights are fetched; measured. A tile is narrower than a panel here, so a step is short.
+  static constexpr int kStepsAhead = 64;
   static constexpr int tile_vectors(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
 };
 

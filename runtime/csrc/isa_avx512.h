@@ -106,6 +106,8 @@ struct Avx512 {
 
   // Vectors of a tile of that many rows: its sums, weights and one input fit 32 registers.
   static constexpr int kMaxRows = 6;
+  // How far ahead weights are fetched; measured. A tile is as wide as a panel.
+  static constexpr int kStepsAhead = 16;
   static constexpr int tile_vectors(int) { return 4; }
 
  private:

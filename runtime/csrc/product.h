@@ -28,7 +28,7 @@ inline __attribute__((always_inline)) void add_step(const bf16_pair* w, const ty
 }
 
 // Memory to ask for while a product is computed, a cache line per step. With nothing left a product
-// asks for its own w, kPrefetchBytes ahead: for few rows reading w is all that counts.
+// asks for its own w, Isa::kStepsAhead steps ahead: for few rows reading w is all that counts.
 struct Prefetch {
   const char* line = nullptr;
   int lines_left = 0;
@@ -42,12 +42,10 @@ struct Prefetch {
   }
 };
 
-constexpr int kPrefetchBytes = 4096;
-
 template <class Isa, int Vectors>
-inline void prefetch_own(const uint32_t* w) {
+inline void prefetch_own(const uint32_t* w, size_t stride) {
   for (int v = 0; v < Vectors; v++)
-    __builtin_prefetch(reinterpret_cast<const char*>(w + v * Isa::kLanes) + kPrefetchBytes);
+    __builtin_prefetch(w + v * Isa::kLanes + Isa::kStepsAhead * stride);
 }
 
 template <class Isa, int Rows, int Vectors, bool Accumulate>
@@ -72,7 +70,7 @@ void tile(const bf16_pair* w, size_t stride, const typename Isa::Act* x, size_t 
     }
   else
     for (int step = 0; step < steps; step++) {
-      prefetch_own<Isa, Vectors>(w);
+      prefetch_own<Isa, Vectors>(w, stride);
       add();
     }
 #pragma GCC unroll 8

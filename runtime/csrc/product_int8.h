@@ -40,7 +40,7 @@ void tile8(const int8_quad* w, const float* scales, const int32_t* shifts, const
     }
   else
     for (int step = 0; step < steps; step++) {
-      prefetch_own<Isa, Vectors>(w);
+      prefetch_own<Isa, Vectors>(w, kPanel);
       add();
     }
 #pragma GCC unroll 8
