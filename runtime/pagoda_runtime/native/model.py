@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pagoda_runtime.model.spec import DecoderSpec, RopeSpec
-from pagoda_runtime.native.library import Config, Floats, InstructionSet, Ints, Model, Tensor
+from pagoda_runtime.native.library import Config, Floats, InstructionSet, Model, Tensor
 
 _MODEL_TENSORS = {
     "model.embed_tokens.weight": Tensor.EMBEDDING,
@@ -73,7 +73,8 @@ def create_model(
         instruction_set=instruction_set,
         norm_eps=spec.norm_eps,
     )
-    return Model(library, config, inverse_frequencies(spec.rope, spec.head_dim), _windows(spec))
+    windows = np.array([window or 0 for window in spec.windows], np.int32)
+    return Model(library, config, inverse_frequencies(spec.rope, spec.head_dim), windows)
 
 
 def load_weights(model: Model, tensors: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
@@ -99,7 +100,3 @@ def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Floats:
         slowed: Floats = (1 - smooth) * frequencies / rope.factor + smooth * frequencies
         return slowed.astype(np.float32)
     return frequencies
-
-
-def _windows(spec: DecoderSpec) -> Ints:
-    return np.zeros(spec.num_layers, np.int32)

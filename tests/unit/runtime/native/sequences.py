@@ -58,6 +58,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 64,
         "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
     },
+    "mistral-window": {
+        "architectures": ["MistralForCausalLM"],
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 16,
+        "sliding_window": 21,
+    },
+    "qwen2-mixed-windows": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 96,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "use_sliding_window": True,
+        "sliding_window": 53,
+        "layer_types": ["full_attention", "sliding_attention"],
+        "tie_word_embeddings": True,
+    },
     "qwen3": {
         "architectures": ["Qwen3ForCausalLM"],
         "num_attention_heads": 8,
