@@ -13,15 +13,22 @@ Memory padded_floats(const void* source, Source type, int count, int width, int 
   return padded;
 }
 
+// Before anything is made from it.
+const PagodaConfig& checked(const PagodaConfig& c) {
+  for (int size : {c.vocab_size, c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads,
+                   c.num_kv_heads, c.head_dim, c.block_size, c.num_blocks, c.max_tokens, c.threads})
+    if (size < 1) throw std::invalid_argument("every size must be at least 1");
+  if (c.head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even");
+  if (c.block_size % 2 != 0) throw std::invalid_argument("block_size must be even");
+  if (c.num_heads % c.num_kv_heads != 0)
+    throw std::invalid_argument("query heads must divide evenly among KV heads");
+  return c;
+}
+
 }  // namespace
 
 Model::Model(const PagodaConfig& c, const float* inverse_frequencies, const int32_t* windows)
-    : config(c), team(c.threads) {
-  if (c.head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even");
-  if (c.block_size < 2 || c.block_size % 2 != 0)
-    throw std::invalid_argument("block_size must be even");
-  if (c.num_heads % c.num_kv_heads != 0)
-    throw std::invalid_argument("query heads must divide evenly among KV heads");
+    : config(checked(c)), team(c.threads) {
   frequencies.assign(inverse_frequencies, inverse_frequencies + c.head_dim / 2);
   frequencies.resize(half(), 0.0f);
   cache = Cache(c.num_blocks, c.num_layers, c.num_kv_heads, c.block_size, head_width());

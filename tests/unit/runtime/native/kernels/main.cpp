@@ -118,11 +118,25 @@ void test_interface(int instruction_set, bool int8) {
 }
 
 void test_refusals() {
-  PagodaConfig config{};
-  config.head_dim = 7, config.threads = 1;
-  CHECK(pagoda_create(&config, nullptr, nullptr) == nullptr, "an odd head_dim was taken");
-  config.head_dim = 8, config.block_size = 3;
-  CHECK(pagoda_create(&config, nullptr, nullptr) == nullptr, "an odd block_size was taken");
+  PagodaConfig good{};
+  good.vocab_size = good.hidden_size = good.intermediate_size = good.num_layers = 8;
+  good.num_heads = 4, good.num_kv_heads = 2, good.head_dim = 8, good.block_size = 4;
+  good.num_blocks = good.max_tokens = good.threads = 1;
+  const std::vector<float> frequencies(4);
+  const std::vector<int32_t> windows(8);
+  auto refused = [&](auto&& change) {
+    PagodaConfig config = good;
+    change(config);
+    PagodaModel* model = pagoda_create(&config, frequencies.data(), windows.data());
+    pagoda_destroy(model);
+    return model == nullptr;
+  };
+  CHECK(!refused([](auto&) {}), "%s", pagoda_error());
+  CHECK(refused([](auto& c) { c.head_dim = 7; }), "an odd head_dim was taken");
+  CHECK(refused([](auto& c) { c.block_size = 3; }), "an odd block_size was taken");
+  CHECK(refused([](auto& c) { c.num_kv_heads = 3; }), "4 heads were shared among 3");
+  CHECK(refused([](auto& c) { c.threads = 0; }), "no threads were taken");
+  CHECK(refused([](auto& c) { c.instruction_set = 9; }), "an unknown instruction set was taken");
 }
 
 }  // namespace
