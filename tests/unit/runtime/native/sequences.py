@@ -63,7 +63,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 6,
         "num_key_value_heads": 3,
         "head_dim": 16,
-        "sliding_window": 21,
+        "sliding_window": 24,
     },
     "qwen2-mixed-windows": {
         "architectures": ["Qwen2ForCausalLM"],
@@ -71,7 +71,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 3,
         "num_key_value_heads": 1,
         "use_sliding_window": True,
-        "sliding_window": 53,
+        "sliding_window": 50,
         "layer_types": ["full_attention", "sliding_attention"],
         "tie_word_embeddings": True,
     },

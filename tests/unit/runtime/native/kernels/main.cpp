@@ -39,6 +39,8 @@ void test_team() {
         }
       });
       CHECK(wrong == 0, "%d threads: a stage began before the last one ended", threads);
+      for (int item = 0; item < 98; item++)
+        CHECK(done[item] == 49 - item / 2, "item %d was done %d times", item, done[item].load());
     }
   }
 }
