@@ -65,7 +65,7 @@ Forward<Isa>::Forward(Model& model)
       shape_{model.config.num_heads, model.config.num_kv_heads, model.config.head_dim,
              model.half()},
       int8_(model.config.int8 != 0),
-      qkv_width_(model.layers.empty() ? 0 : model.layers[0].qkv.panels() * kPanel),
+      qkv_width_(model.layers[0].qkv.panels() * kPanel),
       logits_width_(model.head.panels() * kPanel) {
   const size_t rows = size_t(model.config.max_tokens);
   const int stride =

@@ -66,10 +66,6 @@ struct Avx2 {
   static unsigned bits(Mask m) { return unsigned(_mm256_movemask_ps(m)); }
 
   // --- bfloat16 ------------------------------------------------------------------------------
-  static Float load_bf16(const bf16* p) {
-    __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-  }
   static void store_act(Act* p, Float x) { store(p, x); }
 
   // One step of a product takes two inputs (a pair) of each output: first the even one, whose

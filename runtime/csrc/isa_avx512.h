@@ -51,10 +51,6 @@ struct Avx512 {
   static unsigned bits(Mask m) { return m; }
 
   // --- bfloat16 ------------------------------------------------------------------------------
-  static Float load_bf16(const bf16* p) {
-    __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  }
   static void store_act(Act* p, Float x) {
     __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);

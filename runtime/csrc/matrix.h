@@ -46,7 +46,6 @@ class Matrix {
   Matrix(Format format, int outputs, int inputs, bool bias);
 
   Format format() const { return format_; }
-  int inputs() const { return inputs_; }
   int panels() const { return panels_; }
   int steps() const { return steps_; }
 
