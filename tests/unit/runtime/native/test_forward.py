@@ -23,8 +23,8 @@ from tests.unit.runtime.native.sequences import (
     torch_logits,
 )
 
-# W8A8 with one scale per output and token, on random weights, against fp32. Measured: 0.019 to
-# 0.034 for these models.
+# W8A8 with one scale per output and token, on random weights, against fp32. Measured: 0.023 to
+# 0.042 for these models.
 INT8_ERROR = 0.05
 
 
