@@ -2,7 +2,8 @@
 #   docker build --target operator -t pagoda .           the operator
 #   docker build --target runtime  -t pagoda-runtime .   the engine
 #
-# The base images are arguments. A base needs python3 (3.11 or newer) with venv, nothing else.
+# The base images are arguments. A base needs python3 (3.11 or newer) with venv, nothing else;
+# COMPILER_IMAGE needs g++ and python3, and a C library no newer than RUNTIME_IMAGE's.
 # RUNTIME_LOCK=runtime-libs.txt with VENV_OPTIONS=--system-site-packages is for a runtime base that
 # brings its own build of torch (CPU only, or a vendor's).
 #
@@ -10,6 +11,7 @@
 #   pip_conf   a pip.conf (mirror, proxy)          ca_bundle   certificates that it may point to
 ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim
 ARG RUNTIME_IMAGE=${PYTHON_IMAGE}
+ARG COMPILER_IMAGE=docker.io/library/gcc:12
 
 # --- operator ---------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS operator-deps
@@ -29,7 +31,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
        -r /src/build.txt
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml hatch_build.py README.md LICENSE /src/
 COPY operator /src/operator
 # Installed below /app, so that the final image gets dependencies and project as two layers and a
 # change of the sources replaces only the small one. The other program's launcher would be dead.
@@ -69,14 +71,20 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
        --disable-pip-version-check --require-hashes -r /src/runtime.txt \
     && /opt/pagoda/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/pagoda/lib
 
+# The only stage with a compiler.
+FROM ${COMPILER_IMAGE} AS runtime-native
+COPY runtime/csrc /csrc
+RUN python3 /csrc/build.py /out/libpagoda.so
+
 FROM runtime-deps AS runtime-app
 COPY requirements/build.txt /src/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     /tools/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes \
        -r /src/build.txt
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml hatch_build.py README.md LICENSE /src/
 COPY runtime /src/runtime
+COPY --from=runtime-native /out/libpagoda.so /src/runtime/pagoda_runtime/native/
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --no-index -q -w /wheels /src \
     && /tools/bin/pip --python /opt/pagoda/bin/python install --no-deps --no-index --no-compile \
        --disable-pip-version-check --root /app /wheels/*.whl \

@@ -26,8 +26,13 @@ $(VENV)/.synced: $(UV) requirements/dev.txt pyproject.toml
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	touch $@
 
+# Without a C++ compiler it says so and goes on: the runtime then executes models in torch.
+NATIVE := runtime/pagoda_runtime/native/libpagoda.so
+$(NATIVE): $(VENV)/.synced $(wildcard runtime/csrc/*.cpp runtime/csrc/*.h runtime/csrc/build.py)
+	$(PY) runtime/csrc/build.py --if-possible $@
+
 .PHONY: setup
-setup: $(VENV)/.synced ## the Python environment in .venv
+setup: $(VENV)/.synced $(NATIVE) ## the Python environment in .venv
 
 LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 	--universal --constraint requirements/constraints.txt --custom-compile-command "make lock"

@@ -64,21 +64,21 @@ class Base:
 
 @dataclass(frozen=True)
 class Target:
-    """One target of the Dockerfile: its base, its build arguments and the files it is built from.
+    """One target of the Dockerfile: its bases, its build arguments and the files it is built from.
 
-    `sources` are paths below the root of the repository; of a folder, every file counts.
+    `bases` are the `FROM`s of its stages, by build argument. `sources` are paths below the root of
+    the repository; of a folder, every file counts.
     """
 
     name: str
     repository: str
-    base: Base
-    base_argument: str
+    bases: dict[str, Base]
     sources: tuple[str, ...]
     arguments: dict[str, str] = field(default_factory=dict)
 
     def build_arguments(self) -> dict[str, str]:
-        """All `--build-arg`s, the base image among them."""
-        return {self.base_argument: self.base.tag, **self.arguments}
+        """All `--build-arg`s, the base images among them."""
+        return {**{name: base.tag for name, base in self.bases.items()}, **self.arguments}
 
 
 _COMMON_SOURCES = (
@@ -86,6 +86,7 @@ _COMMON_SOURCES = (
     ".dockerignore",
     "requirements/build.txt",
     "pyproject.toml",
+    "hatch_build.py",
     "README.md",
     "LICENSE",
 )
@@ -96,33 +97,34 @@ TARGETS = {
         Target(
             name="operator",
             repository="pagoda",
-            base=Base("python", ("python3", "python3-venv", "ca-certificates")),
-            base_argument="PYTHON_IMAGE",
+            bases={"PYTHON_IMAGE": Base("python", ("python3", "python3-venv", "ca-certificates"))},
             sources=(*_COMMON_SOURCES, "requirements/operator.txt", "operator"),
         ),
         Target(
             name="runtime",
             repository="pagoda-runtime",
-            # Debian's torch is built for CPUs: a quarter of the size of PyPI's CUDA build.
-            base=Base(
-                "torch",
-                (
-                    "python3",
-                    "python3-venv",
-                    "python3-torch",
-                    # Twenty times the speed of the reference BLAS that torch would be given.
-                    "libopenblas0-openmp",
-                    "ca-certificates",
+            bases={
+                "COMPILER_IMAGE": Base("compiler", ("python3", "g++")),
+                # Debian's torch is built for CPUs: a quarter of the size of PyPI's CUDA build.
+                "RUNTIME_IMAGE": Base(
+                    "torch",
+                    (
+                        "python3",
+                        "python3-venv",
+                        "python3-torch",
+                        # Twenty times the speed of the reference BLAS that torch would be given.
+                        "libopenblas0-openmp",
+                        "ca-certificates",
+                    ),
+                    delete=(
+                        "/usr/lib/libtorch-test",
+                        "/usr/lib/python3/dist-packages/torch/bin/test_*",
+                        "/usr/lib/python3/dist-packages/fsspec/implementations/tests",
+                        "/usr/lib/python3/dist-packages/networkx/*/tests",
+                        "/usr/lib/python3/dist-packages/sympy/*/tests",
+                    ),
                 ),
-                delete=(
-                    "/usr/lib/libtorch-test",
-                    "/usr/lib/python3/dist-packages/torch/bin/test_*",
-                    "/usr/lib/python3/dist-packages/fsspec/implementations/tests",
-                    "/usr/lib/python3/dist-packages/networkx/*/tests",
-                    "/usr/lib/python3/dist-packages/sympy/*/tests",
-                ),
-            ),
-            base_argument="RUNTIME_IMAGE",
+            },
             sources=(*_COMMON_SOURCES, "requirements/runtime-libs.txt", "runtime"),
             arguments={
                 "RUNTIME_LOCK": "runtime-libs.txt",
@@ -135,7 +137,8 @@ TARGETS = {
 
 def content_key(target: Target, root: Path = ROOT) -> str:
     """Twelve hex digits over everything that goes into the image."""
-    digest = hashlib.sha256(f"{target.base.key} {sorted(target.arguments.items())}".encode())
+    bases = " ".join(base.key for base in target.bases.values())
+    digest = hashlib.sha256(f"{bases} {sorted(target.arguments.items())}".encode())
     for path in _files(root, target.sources):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         executable = os.access(path, os.X_OK)
@@ -161,5 +164,6 @@ def _files(root: Path, sources: tuple[str, ...]) -> Iterator[Path]:
 
 
 def _is_source(path: Path) -> bool:
-    """The rule of .dockerignore: what Python and pip leave behind is no source."""
-    return not any(part == "__pycache__" or part.endswith(".egg-info") for part in path.parts)
+    """The rule of .dockerignore: what Python, pip and compilers leave behind is no source."""
+    left_behind = (".egg-info", ".so")
+    return not any(part == "__pycache__" or part.endswith(left_behind) for part in path.parts)

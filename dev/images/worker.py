@@ -53,11 +53,12 @@ def main() -> None:
     target = spec.TARGETS[name]
     store = Store(images_folder() / "layers")
     store.run("rm", "--all")  # working containers of builds that failed or were killed
-    has_base = any(target.base.tag in names for names in store.names().values())
-    if not has_base or len(store.names()) > MAX_CACHED_IMAGES:
+    there = {name for names in store.names().values() for name in names}
+    missing = [base for base in target.bases.values() if base.tag not in there]
+    if missing or len(store.names()) > MAX_CACHED_IMAGES:
         _drop_old_layers(store)
-    if not has_base:
-        _make_base(store, target.base)
+    for base in missing:
+        _make_base(store, base)
     # A short name would be looked up as localhost/…, which the kubelet does not ask for.
     full_name = f"docker.io/library/{reference}"
     store.run("bud", *_build_options(target), "--tag", full_name, context)
@@ -96,7 +97,7 @@ def _drop_old_layers(store: Store) -> None:
 
     Keeps the store from growing for ever. A new base is a good moment: most layers are on the old.
     """
-    bases = {target.base.tag for target in spec.TARGETS.values()}
+    bases = {base.tag for target in spec.TARGETS.values() for base in target.bases.values()}
     old = [image for image, tags in store.names().items() if not bases.intersection(tags)]
     if old:
         store.run("rmi", "--force", *old)

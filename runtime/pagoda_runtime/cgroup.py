@@ -44,14 +44,24 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes of memory this process may use: the lowest cgroup limit, else the machine's memory."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    """Bytes of memory this process may use: the lowest cgroup limit, and without one what the
+    machine's other processes leave now.
+    """
+    limits = [_machine_memory(root)]
     for folder in _folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             text = _read(folder / name)
             if text is not None and text != "max" and int(text) < _UNLIMITED_BYTES:
                 limits.append(int(text))
     return min(limits)
+
+
+def _machine_memory(root: Path) -> int:
+    """Bytes the kernel reckons can be had without swapping, else all there are."""
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:

@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default=engine.dtype)
     model.add_argument(
+        "--quantization",
+        choices=("int8",),
+        help="weights and activations in 8 bits (W8A8), where an execution has it",
+    )
+    model.add_argument(
+        "--execution",
+        choices=("auto", "native", "torch"),
+        default=engine.execution,
+        help="what computes the model; auto takes the fastest that runs here",
+    )
+    model.add_argument(
         "--seed",
         type=int,
         default=engine.seed,
@@ -92,13 +103,32 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens in one step",
     )
     sizes.add_argument(
+        "--max-num-queued-reqs",
+        type=int,
+        metavar="REQUESTS",
+        help="more than this many waiting are refused with 429; default: four times --max-num-seqs",
+    )
+    sizes.add_argument(
+        "--max-num-queued-tokens",
+        type=int,
+        metavar="TOKENS",
+        help="the same for prompt tokens waiting to be computed; default: no bound",
+    )
+    sizes.add_argument(
+        "--enable-prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=engine.enable_prefix_caching,
+        help="keep KV blocks of finished requests for prompts that begin the same way",
+    )
+    sizes.add_argument(
         "--block-size", type=int, default=engine.block_size, help="tokens in a KV block"
     )
     sizes.add_argument(
         "--kv-cache-memory-bytes",
         type=int,
         metavar="BYTES",
-        help="default: what --max-num-seqs full-length requests need, at most 25%% of the memory limit",
+        help="default: what --max-num-seqs full-length requests need, at most what the memory limit "
+        "leaves beside weights and activations",
     )
     sizes.add_argument(
         "--min-step-ms",

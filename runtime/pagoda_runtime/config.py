@@ -17,6 +17,8 @@ class ConfigError(ValueError):
 class EngineConfig:
     """What the engine process needs; travels to it as JSON.
 
+    `max_num_queued_reqs` None means four times max_num_seqs, `max_num_queued_tokens` None no bound.
+
     `max_model_len` None means: what config.json says, lowered until one such request fits the KV
     cache. `kv_cache_memory_bytes` None means: chosen from the container's memory limit, see
     `engine.kv_size`.
@@ -24,11 +26,16 @@ class EngineConfig:
 
     model: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["int8"] | None = None
+    execution: Literal["auto", "native", "torch"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 32
     max_num_batched_tokens: int = 256
+    max_num_queued_reqs: int | None = None
+    max_num_queued_tokens: int | None = None
     block_size: int = 32
+    enable_prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
     seed: int = 0
     min_step_ms: float = 0.0
@@ -47,8 +54,15 @@ class EngineConfig:
                 f"--max-num-seqs {self.max_num_seqs} is above --max-num-batched-tokens "
                 f"{self.max_num_batched_tokens}: every running request needs one token of each step"
             )
-        if self.min_step_ms < 0:
-            raise ConfigError("--min-step-ms must not be negative")
+        for name in ("min_step_ms", "max_num_queued_reqs", "max_num_queued_tokens"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"--{name.replace('_', '-')} must not be negative")
+
+    @property
+    def queued_reqs_bound(self) -> int:
+        """The most requests that may wait for a seat."""
+        bound = self.max_num_queued_reqs
+        return 4 * self.max_num_seqs if bound is None else bound
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,23 @@ def test_key_changes_with_any_source(tree: Path) -> None:
     assert spec.content_key(target, tree) != changed
 
 
-def test_key_ignores_byte_code(tree: Path) -> None:
+@pytest.mark.parametrize("left_behind", ["__pycache__/x.cpython-311.pyc", "libx.so"])
+def test_key_ignores_what_tools_leave_behind(tree: Path, left_behind: str) -> None:
     target = spec.TARGETS["operator"]
     before = spec.content_key(target, tree)
-    cached = tree / "operator/pagoda/__pycache__/x.cpython-311.pyc"
-    cached.parent.mkdir()
+    cached = tree / "operator/pagoda" / left_behind
+    cached.parent.mkdir(exist_ok=True)
     cached.write_bytes(b"x")
     assert spec.content_key(target, tree) == before
 
 
 def test_key_changes_with_the_base(tree: Path) -> None:
     target = spec.TARGETS["operator"]
-    other = replace(target.base, packages=(*target.base.packages, "jq"))
-    assert other.key != target.base.key
-    assert spec.content_key(replace(target, base=other), tree) != spec.content_key(target, tree)
+    base = target.bases["PYTHON_IMAGE"]
+    other = replace(base, packages=(*base.packages, "jq"))
+    assert other.key != base.key
+    changed = replace(target, bases={"PYTHON_IMAGE": other})
+    assert spec.content_key(changed, tree) != spec.content_key(target, tree)
 
 
 def test_operator_and_runtime_do_not_share_sources() -> None:

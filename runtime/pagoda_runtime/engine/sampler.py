@@ -1,80 +1,104 @@
-"""From logits to the next token.
+"""From logits to the next token: the law, in plain torch. `csrc/sample.h` computes the same.
 
-Order: temperature, top_k, top_p, then the inverse of the cumulative distribution at one uniform
-number. That number comes from a counter-based generator keyed by (request seed, position): the same
-seed gives the same answer whatever else is in the batch, and after a preemption.
+A row of logits goes through these in turn; those a request does not ask for change nothing:
+
+1.  log-probabilities are taken, if asked for: those of the model, whatever the parameters below;
+2.  logit_bias: added to the logits of its tokens; those outside the vocabulary mean nothing;
+3.  repetition_penalty: a logit of a token in prompt or answer is divided by it if positive, else
+    multiplied by it;
+4.  frequency_penalty times the token's count in the answer, and presence_penalty if it is there at
+    all, are subtracted;
+5.  temperature 0 takes the highest logit, the lowest token of equal ones, and is done; otherwise
+    weights = exp((logit - highest) / temperature), so the heaviest weighs 1;
+6.  min_p: weights below it become 0;
+7.  top_k: the k heaviest stay, the others become 0;
+8.  top_p: of what is left, the fewest heaviest whose sum is at least top_p of the whole stay;
+9.  the token is the first whose cumulative weight, in order of token ids, exceeds
+    `uniform(seed, position)` times the whole: the inverse of the cumulative distribution.
+
+In 7 and 8 lower tokens go before higher ones of the same weight. Since the one random number depends
+on seed and position alone, an answer does not depend on its batch, and goes on unchanged after a
+preemption.
+
+This execution sorts the vocabulary for 7 and 8, which is simple and slow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# Sorting a whole vocabulary costs more than a small model's step; this many candidates nearly
-# always suffice.
-_CANDIDATES = 1024
+from pagoda_runtime.engine.philox import uniform
+from pagoda_runtime.engine.request import Request, SamplingParams
+from pagoda_runtime.engine.step import Sampled
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How to choose one row's token; position is the index the token will have in its sequence."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    position: int
+def sample(logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
+    """Choose the next token of each request by its row of logits [requests, vocab] float32."""
+    return [_sample_row(row, request) for row, request in zip(logits, requests, strict=True)]
 
 
-def sample(logits: Tensor, draws: list[Draw]) -> list[int]:
-    """Choose one token per row of logits [rows, vocab] float32."""
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for row, draw in enumerate(draws):
-        if draw.temperature > 0.0:
-            tokens[row] = _sample_row(logits[row], draw)
-    return tokens
+def _sample_row(logits: Tensor, request: Request) -> Sampled:
+    params = request.params
+    adjusted = _adjust(logits, request)
+    if params.temperature == 0.0:
+        token = int(adjusted.argmax())
+    else:
+        weights = _filter(((adjusted - adjusted.max()) / params.temperature).exp(), params)
+        token = _invert(weights, uniform(params.seed or 0, request.num_tokens))
+    if params.logprobs is None:
+        return Sampled(token)
+    logprobs = logits.log_softmax(dim=-1)
+    values, tokens = logprobs.sort(descending=True, stable=True)
+    count = params.logprobs
+    top = zip(tokens[:count].tolist(), values[:count].tolist(), strict=True)
+    return Sampled(token, float(logprobs[token]), tuple(top))
 
 
-def _sample_row(logits: Tensor, draw: Draw) -> int:
-    # A tiny temperature must sharpen towards the maximum, not overflow to inf - inf.
-    probabilities = ((logits - logits.max()) / draw.temperature).softmax(dim=-1)
-    if draw.top_k <= 0 and draw.top_p >= 1.0:
-        return _invert(probabilities, draw)
-    values, ids = _candidates(probabilities, draw)
-    return int(ids[_invert(values, draw)])
+def _adjust(logits: Tensor, request: Request) -> Tensor:
+    """Bias and penalties; → a new row, or the same one if there are none."""
+    params = request.params
+    if params.logit_bias:
+        logits = logits.clone()
+        for token, bias in params.logit_bias:
+            if 0 <= token < len(logits):
+                logits[token] += bias
+    if params.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted(set(request.token_ids)))
+        values, penalty = logits[seen], params.repetition_penalty
+        penalised = torch.where(values > 0, values / penalty, values * penalty)
+        logits = logits.index_copy(0, seen, penalised)
+    counts = Counter(request.token_ids[len(request.prompt_ids) :])
+    if counts and (params.frequency_penalty or params.presence_penalty):
+        penalties = torch.tensor(list(counts.values()), dtype=logits.dtype)
+        penalties = penalties * params.frequency_penalty + params.presence_penalty
+        logits = logits.index_add(0, torch.tensor(list(counts)), -penalties)
+    return logits
 
 
-def _candidates(probabilities: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-    """The tokens that top_k and top_p leave, most likely first: probabilities (not summing to
-    1) and ids.
-    """
-    vocab = len(probabilities)
-    count = min(draw.top_k, vocab) if draw.top_k > 0 else min(_CANDIDATES, vocab)
-    values, ids = probabilities.topk(count)
-    if draw.top_p >= 1.0:
-        return values, ids
-    # top_p counts within what top_k left.
-    mass = values.sum() if draw.top_k > 0 else probabilities.sum()
-    if draw.top_k <= 0 and values.sum() < draw.top_p * mass:
-        values, ids = probabilities.sort(descending=True)
-    before = values.cumsum(dim=0) - values
-    keep = max(1, int((before < draw.top_p * mass).sum()))
-    return values[:keep], ids[:keep]
+def _filter(weights: Tensor, params: SamplingParams) -> Tensor:
+    """The weights that min_p, top_k and top_p leave; 0 elsewhere."""
+    weights = weights.masked_fill(weights < params.min_p, 0.0)
+    if params.top_k <= 0 and params.top_p >= 1.0:
+        return weights
+    heaviest, tokens = weights.sort(descending=True, stable=True)
+    if params.top_k > 0:
+        heaviest, tokens = heaviest[: params.top_k], tokens[: params.top_k]
+    if params.top_p < 1.0:
+        cumulative = heaviest.to(torch.float64).cumsum(dim=0)
+        needed = params.top_p * cumulative[-1]
+        keep = int((cumulative < needed).sum()) + 1
+        heaviest, tokens = heaviest[:keep], tokens[:keep]
+    return torch.zeros_like(weights).index_copy(0, tokens, heaviest)
 
 
-def _invert(weights: Tensor, draw: Draw) -> int:
-    """Index whose slice of the cumulative weights holds the row's uniform number."""
+def _invert(weights: Tensor, number: float) -> int:
+    """The token whose slice of the cumulative weights holds this part, in [0, 1), of the whole."""
     cumulative = weights.to(torch.float64).cumsum(dim=0)
-    target = uniform(draw.seed, draw.position) * cumulative[-1]
-    # right=True skips entries of weight 0; rounding may push the target past the end.
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    return min(index, len(weights) - 1)
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments (Philox 4x64)."""
-    bits = np.random.Philox(key=seed % 2**64, counter=position)
-    return float(np.random.Generator(bits).random())
+    # right=True passes over tokens of weight 0. Rounding may push the target past the end: then it
+    # is the last one that weighs anything.
+    index = int(torch.searchsorted(cumulative, number * cumulative[-1], right=True))
+    return min(index, int(weights.nonzero()[-1]))

@@ -1,64 +1,69 @@
-"""Which tokens run in the next step: one token budget, decodes first, then prefill chunks, first
-come first served.
+"""Which tokens run in the next step: one token budget, decodes first, then prefill chunks.
 
-Rules, each with a property test:
+A request's rank is its priority (lower is better), then its order of arrival. Rules, each with a
+property test:
+
 - A step computes at most `max_num_batched_tokens` tokens of at most `max_num_seqs` requests.
-- Requests are admitted in order of arrival, and only with blocks for everything they hold so far.
-- When blocks run out the newest running request is preempted: its blocks are freed and it starts
-  over later (recompute). The oldest running request is never preempted, so one request always makes
-  progress.
-- A request that could never fit is refused when it arrives, so nothing waits for ever.
+- Every decoding request gets its token. What is left of the budget goes to prompts, best rank first,
+  whether they are running or waiting; so a long prompt holds up only those behind it.
+- Requests are admitted by rank, and only with blocks for everything they hold so far. If the first
+  in line does not fit, nobody overtakes it.
+- When blocks run out the worst-ranked running request is preempted: its blocks are freed and it
+  starts over later from what the prefix cache still has (recompute). So the best-ranked running
+  request is never preempted: it keeps its blocks until it ends, and then the next one is the best.
+  A better one can take that place only by arriving, so of any finite number of requests each one
+  ends.
+- Waiting never preempts running, whatever the priorities.
+- A request that could never fit is refused when it arrives, so nothing waits for ever; and one that
+  would make the queue longer than its bounds is refused then too, not after waiting in vain.
 """
 
 from __future__ import annotations
 
+import itertools
+from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from pagoda_runtime.engine.block_pool import BlockPool
+from pagoda_runtime.engine.kv_manager import KVManager
 from pagoda_runtime.engine.request import FinishReason, Request
+from pagoda_runtime.engine.step import Chunk
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens [start, start+length) of one request, to be computed in one step."""
-
-    request: Request
-    start: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """First position after the chunk; also the context length its last token attends to."""
-        return self.start + self.length
-
-    @property
-    def samples(self) -> bool:
-        """True if the chunk reaches the end of what is known, so its last logits choose the
-        next token.
-        """
-        return self.end == self.request.num_tokens
+class QueueFullError(Exception):
+    """The request would fit, but too much waits before it: later, or another replica, may do."""
 
 
 class Scheduler:
     """Owns the waiting and running requests and their blocks."""
 
     def __init__(
-        self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int, max_model_len: int
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        max_num_queued_reqs: int | None = None,
+        max_num_queued_tokens: int | None = None,
+        enable_prefix_caching: bool = True,
     ) -> None:
         if max_num_seqs > max_num_batched_tokens:
             raise ValueError("every running request needs one token of the budget")
         if pool.blocks_for(max_model_len) > pool.num_blocks:
             raise ValueError("the block pool cannot hold one request of max_model_len")
-        self.pool = pool
+        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len
-        # Both in order of arrival, and everything running arrived before everything waiting.
-        self.waiting: deque[Request] = deque()
+        self.max_num_queued_reqs = max_num_queued_reqs
+        self.max_num_queued_tokens = max_num_queued_tokens
+        # Both in order of rank.
+        self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
+        self._arrivals = itertools.count()
         # Blocks kept free when admitting next to running requests, so that an admission is not
         # undone at once.
         self._watermark = max(1, pool.num_blocks // 100)
@@ -69,7 +74,9 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, request: Request) -> None:
-        """Queue a request; ValueError if it could never finish within max_model_len."""
+        """Queue a request; ValueError if it could never finish within max_model_len, QueueFullError
+        if too much waits already.
+        """
         if not request.prompt_ids or request.params.max_tokens < 1:
             raise ValueError("a request needs a prompt token and room for an answer token")
         prompt, answer = len(request.prompt_ids), request.params.max_tokens
@@ -78,15 +85,23 @@ class Scheduler:
                 f"{prompt} prompt tokens and {answer} answer tokens exceed the context length of "
                 f"{self.max_model_len}"
             )
-        self.waiting.append(request)
+        request.num_uncached = self.kv.num_uncached(request)
+        self._check_queue(request)
+        request.rank = (request.params.priority, next(self._arrivals))
+        insort(self.waiting, request, key=_rank)
 
     def abort(self, ids: Iterable[str]) -> None:
         """Drop these requests wherever they are and free their blocks; unknown ids are ignored."""
         wanted = set(ids)
-        for request in [*self.running, *self.waiting]:
-            if request.id in wanted:
-                self._finish(request, FinishReason.ABORT)
-        self.waiting = deque(r for r in self.waiting if r.finish_reason is None)
+        self._end([r for r in self._all() if r.id in wanted], FinishReason.ABORT)
+
+    def expire(self, now: float) -> list[Request]:
+        """End the requests whose deadline is not after `now`, and return them."""
+        late = [
+            r for r in self._all() if r.params.deadline is not None and r.params.deadline <= now
+        ]
+        self._end(late, FinishReason.TIMEOUT)
+        return late
 
     def schedule(self) -> list[Chunk]:
         """Choose the next step's chunks. Empty only if there is no work."""
@@ -94,32 +109,26 @@ class Scheduler:
         budget = self.max_num_batched_tokens
         preempted = False
 
-        # At most one request is in the middle of its prompt (the next is admitted with what this one
-        # leaves of the budget), and the budget has a token for every running request.
-        decoding = [r for r in self.running if r.num_pending == 1]
-        prefilling = [r for r in self.running if r.num_pending > 1]
-        for request in decoding + prefilling:
-            if request not in self.running:
-                continue  # Preempted for an older one, in this very loop.
-            # Only a decoding request needs new blocks: admission gave blocks for all tokens known
-            # then. So whoever is preempted is newer than everything in `chunks`.
-            while request in self.running and not self._grow(request):
-                self._preempt_newest()
+        # Only these need new blocks: admission gave blocks for all tokens known then.
+        for request in [r for r in self.running if r.num_pending == 1]:
+            # The worst-ranked is preempted, so it is this one or not reached yet, and never one
+            # that is in `chunks`.
+            while request.block_table and not self.kv.grow(request):
+                self._preempt()
                 preempted = True
-            if request in self.running:
-                chunks.append(
-                    Chunk(request, request.num_computed, min(request.num_pending, budget))
-                )
-                budget -= chunks[-1].length
+            if request.block_table:
+                chunks.append(self._chunk(request, budget))
+                budget -= 1
 
-        # After a preemption nothing is admitted: the first in line is the one just preempted.
-        while (
-            self.waiting and budget > 0 and len(self.running) < self.max_num_seqs and not preempted
-        ):
-            request = self.waiting[0]
-            if not self._admit(request):
+        prefilling = deque(r for r in self.running if r.num_pending > 1)
+        while budget > 0:
+            # After a preemption nothing is admitted: it would take the blocks just freed.
+            chosen = None if preempted else self._admit(prefilling[0] if prefilling else None)
+            if chosen is None and prefilling:
+                chosen = prefilling.popleft()
+            if chosen is None:
                 break
-            chunks.append(Chunk(request, 0, min(request.num_pending, budget)))
+            chunks.append(self._chunk(chosen, budget))
             budget -= chunks[-1].length
         return chunks
 
@@ -138,52 +147,66 @@ class Scheduler:
             token = sampled[request.id]
             request.token_ids.append(token)
             if token in request.params.stop_token_ids:
-                self._finish(request, FinishReason.STOP)
+                self._end([request], FinishReason.STOP)
             elif request.num_outputs >= request.params.max_tokens:
-                self._finish(request, FinishReason.LENGTH)
+                self._end([request], FinishReason.LENGTH)
 
-    def _admit(self, request: Request) -> bool:
-        """Move the first waiting request to running if blocks for all its known tokens are free."""
-        needed = self.pool.blocks_for(request.num_tokens)
+    def _check_queue(self, request: Request) -> None:
+        # A free seat takes a request in the next step: until then it is on its way, not queued.
+        seats = self.max_num_seqs - len(self.running)
+        bound = self.max_num_queued_reqs
+        if bound is not None and len(self.waiting) >= bound + seats:
+            raise QueueFullError(f"{len(self.waiting)} requests are waiting")
+        tokens = sum(r.num_uncached for r in self.waiting)
+        bound = self.max_num_queued_tokens
+        # The first in line may be as long as it likes: there is no better time to send it.
+        if bound is not None and self.waiting and tokens + request.num_uncached > bound:
+            raise QueueFullError(f"{tokens} prompt tokens are waiting to be computed")
+
+    def _admit(self, ahead_of: Request | None) -> Request | None:
+        """Move the first waiting request to running, if there is a seat and blocks for it, and only
+        if it ranks before the running one that could have the budget instead.
+        """
+        if not self.waiting or len(self.running) >= self.max_num_seqs:
+            return None
+        request = self.waiting[0]
+        if ahead_of is not None and ahead_of.rank < request.rank:
+            return None
         # With nothing running there is nothing to keep a reserve for, and a full-length request
         # must fit.
-        reserve = self._watermark if self.running else 0
-        if needed + reserve > self.pool.num_free:
-            return False
-        blocks = self.pool.allocate(needed)
-        assert blocks is not None
-        request.block_table = blocks
-        self.running.append(self.waiting.popleft())
-        return True
+        if not self.kv.admit(request, self._watermark if self.running else 0):
+            return None
+        insort(self.running, self.waiting.pop(0), key=_rank)
+        return request
 
-    def _grow(self, request: Request) -> bool:
-        """Give a running request blocks for all its known tokens; False if too few are free."""
-        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_table)
-        blocks = self.pool.allocate(missing)
-        if blocks is None:
-            return False
-        request.block_table += blocks
-        return True
+    def _chunk(self, request: Request, budget: int) -> Chunk:
+        chunk = Chunk(request, request.num_computed, min(request.num_pending, budget))
+        self.kv.share_up_to(request, chunk.end)
+        return chunk
 
-    def _preempt_newest(self) -> None:
-        """Take the newest running request's blocks; it waits first in line and recomputes.
+    def _preempt(self) -> None:
+        """Take the worst-ranked running request's blocks; it waits again and recomputes.
 
-        With one request running this is never reached: it has the whole pool, and `add` saw that it
-        fits.
+        With one request running this is never reached: it can have the whole pool, and `add` saw
+        that it fits.
         """
-        assert len(self.running) > 1, "the oldest running request is never preempted"
+        assert len(self.running) > 1, "the best-ranked running request is never preempted"
         victim = self.running.pop()
-        self._release(victim)
-        victim.num_computed = 0
-        self.waiting.appendleft(victim)
+        self.kv.release(victim)
+        victim.num_preemptions += 1
         self.num_preemptions += 1
+        insort(self.waiting, victim, key=_rank)
 
-    def _finish(self, request: Request, reason: FinishReason) -> None:
-        request.finish_reason = reason
-        if request in self.running:
-            self.running.remove(request)
-        self._release(request)
+    def _end(self, requests: Iterable[Request], reason: FinishReason) -> None:
+        for request in requests:
+            request.finish_reason = reason
+            self.kv.release(request)
+        self.running = [r for r in self.running if r.finish_reason is None]
+        self.waiting = [r for r in self.waiting if r.finish_reason is None]
 
-    def _release(self, request: Request) -> None:
-        self.pool.free(request.block_table)
-        request.block_table = []
+    def _all(self) -> list[Request]:
+        return [*self.running, *self.waiting]
+
+
+def _rank(request: Request) -> tuple[int, int]:
+    return request.rank

@@ -1,10 +1,8 @@
-"""Weights from a model directory: safetensors by mmap, or random ones. Pickles are never opened."""
+"""Weights for torch: safetensors by mmap, or random ones."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,24 +10,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pagoda_runtime.config import ConfigError
+from pagoda_runtime.model.checkpoint import weight_files
 from pagoda_runtime.model.spec import DecoderSpec
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-
-def choose_dtype(wanted: str, spec: DecoderSpec) -> torch.dtype:
-    """The dtype to compute in. `auto` is the checkpoint's; float16, slow and narrow on CPUs,
-    becomes bfloat16.
-    """
-    name = spec.dtype if wanted == "auto" else wanted
-    try:
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.bfloat16}[
-            name
-        ]
-    except KeyError:
-        raise ConfigError(
-            f"dtype {name} is not supported; supported are: float32, bfloat16"
-        ) from None
 
 
 def load_weights(
@@ -42,7 +24,7 @@ def load_weights(
         return dummy_weights(spec, dtype, seed)
     shapes = spec.tensor_shapes()
     weights: dict[str, Tensor] = {}
-    for file, names in _files(model_dir, shapes):
+    for file, names in weight_files(model_dir, shapes):
         with safe_open(file, framework="pt") as tensors:
             missing = names - set(tensors.keys())
             if missing:
@@ -74,34 +56,3 @@ def dummy_weights(spec: DecoderSpec, dtype: torch.dtype, seed: int) -> dict[str,
                 torch.randn(shape, generator=generator).div_(math.sqrt(shape[1])).to(dtype)
             )
     return weights
-
-
-def _files(
-    model_dir: Path, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[Path, set[str]]]:
-    """Which file holds which of the wanted tensors."""
-    index, single = model_dir / "model.safetensors.index.json", model_dir / "model.safetensors"
-    if index.is_file():
-        where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        missing = set(shapes) - set(where)
-        if missing:
-            raise ConfigError(f"{index.name} has no tensor {min(missing)} ({len(missing)} missing)")
-        for name in sorted({where[tensor] for tensor in shapes}):
-            # The index comes from the same place as the weights, but it may only name files beside
-            # it.
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ConfigError(
-                    f"{index.name} names {name!r}, which is not a safetensors file beside it"
-                )
-            if not (model_dir / name).is_file():
-                raise ConfigError(f"{index.name} names {name}, which is missing")
-            yield model_dir / name, {tensor for tensor in shapes if where[tensor] == name}
-    elif single.is_file():
-        yield single, set(shapes)
-    elif any(file for pattern in _PICKLES for file in model_dir.glob(pattern)):
-        raise ConfigError(
-            f"{model_dir} holds only pickled weights, which can run code when opened: convert them "
-            "to safetensors"
-        )
-    else:
-        raise ConfigError(f"{model_dir} holds no model.safetensors and no {index.name}")

@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 from pagoda_runtime.config import ConfigError
 
-SUPPORTED = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+DType = Literal["float32", "bfloat16"]
+DTYPE_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,11 @@ class RopeSpec:
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder-only transformer: pre-norm, grouped-query attention with RoPE, gated MLP."""
+    """A decoder-only transformer: pre-norm, grouped-query attention with RoPE, gated MLP.
+
+    windows has one entry per layer: how many positions a token attends to, itself included; None
+    for all.
+    """
 
     architecture: str
     vocab_size: int
@@ -48,6 +55,7 @@ class DecoderSpec:
     max_position: int
     dtype: str
     rope: RopeSpec
+    windows: tuple[int | None, ...]
 
     @property
     def q_size(self) -> int:
@@ -96,6 +104,18 @@ class DecoderSpec:
         return shapes
 
 
+def choose_dtype(wanted: str, spec: DecoderSpec) -> DType:
+    """The dtype to compute in. `auto` is the checkpoint's; float16, slow and narrow on CPUs,
+    becomes bfloat16. ConfigError for any other.
+    """
+    name = spec.dtype if wanted == "auto" else wanted
+    if name == "float32":
+        return "float32"
+    if name in ("bfloat16", "float16"):
+        return "bfloat16"
+    raise ConfigError(f"dtype {name} is not supported; supported are: {', '.join(DTYPE_BYTES)}")
+
+
 def read_spec(model_dir: Path) -> DecoderSpec:
     """Read DIR/config.json; ConfigError says what is missing or not supported."""
     path = model_dir / "config.json"
@@ -120,13 +140,14 @@ def parse_spec(config: Mapping[str, Any]) -> DecoderSpec:
         )
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise ConfigError(f"activation {activation} is not supported; supported is: silu")
-    if config.get("use_sliding_window") or config.get("quantization_config"):
-        raise ConfigError("sliding windows and quantized checkpoints are not supported")
+    if config.get("quantization_config"):
+        raise ConfigError("quantized checkpoints are not supported")
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        # What the two architectures differ in; the biases default to off in both.
-        qwen3 = architecture == "Qwen3ForCausalLM"
-        attention_bias = bool(config.get("attention_bias", False))
+        # What the architectures differ in. Qwen2 always has three biases, Mistral never any.
+        qwen2, qwen3 = architecture == "Qwen2ForCausalLM", architecture == "Qwen3ForCausalLM"
+        mistral = architecture == "MistralForCausalLM"
+        attention_bias = bool(config.get("attention_bias", False)) and not (mistral or qwen2)
         return DecoderSpec(
             architecture=architecture,
             vocab_size=config["vocab_size"],
@@ -138,16 +159,34 @@ def parse_spec(config: Mapping[str, Any]) -> DecoderSpec:
             head_dim=config.get("head_dim") or (128 if qwen3 else hidden // heads),
             norm_eps=config.get("rms_norm_eps", 1e-6),
             qk_norm=qwen3,
-            qkv_bias=attention_bias,
+            qkv_bias=attention_bias or qwen2,
             o_bias=attention_bias,
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            mlp_bias=architecture == "LlamaForCausalLM" and bool(config.get("mlp_bias", False)),
             tie_embeddings=bool(config.get("tie_word_embeddings", False)),
             max_position=config["max_position_embeddings"],
             dtype=config.get("dtype") or config.get("torch_dtype") or "float32",
             rope=_parse_rope(config),
+            windows=_parse_windows(architecture, config),
         )
     except KeyError as error:
         raise ConfigError(f"config.json has no {error.args[0]}") from error
+
+
+def _parse_windows(architecture: str, config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    # The defaults are those of transformers' configuration classes. A window of null is none.
+    layers: int = config["num_hidden_layers"]
+    window: int | None = config.get("sliding_window", 4096)
+    if architecture == "MistralForCausalLM":
+        return (window,) * layers
+    if architecture == "LlamaForCausalLM" or not config.get("use_sliding_window", False):
+        return (None,) * layers
+    kinds = config.get("layer_types")
+    if kinds is None:
+        first = config.get("max_window_layers", 28)
+        kinds = ["full_attention"] * first + ["sliding_attention"] * layers
+    elif len(kinds) != layers or set(kinds) - {"full_attention", "sliding_attention"}:
+        raise ConfigError(f"layer_types of {layers} layers is not supported: {kinds}")
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
 
 
 def _parse_rope(config: Mapping[str, Any]) -> RopeSpec:

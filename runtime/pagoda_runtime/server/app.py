@@ -18,7 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from pagoda_runtime.server import errors, protocol, sse
 from pagoda_runtime.server.chat import ChatTemplateError, TextModel
-from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError, RequestRejectedError
+from pagoda_runtime.server.engine_client import (
+    DeadlineError,
+    EngineClient,
+    EngineDeadError,
+    QueueFullError,
+    RequestRejectedError,
+)
 from pagoda_runtime.server.errors import ApiError, bad_request, json_response
 from pagoda_runtime.server.generation import Generation
 from pagoda_runtime.server.metrics import Metrics
@@ -34,6 +40,7 @@ from pagoda_runtime.server.state import ReplicaState
 # An engine that said nothing for this long without work in hand hangs: its heartbeat comes every
 # second.
 _IDLE_SILENCE = 60.0
+_ENGINE_ERRORS = (EngineDeadError, RequestRejectedError, QueueFullError, DeadlineError)
 
 
 class Api:
@@ -212,7 +219,7 @@ async def _whole(reply: Reply, generation: Generation) -> dict[str, Any]:
     try:
         async with aclosing(generation.pieces()) as pieces:
             answer = [piece async for piece in pieces]
-    except (EngineDeadError, RequestRejectedError) as error:
+    except _ENGINE_ERRORS as error:
         raise _as_api_error(error) from error
     text, reason = "".join(piece for piece, _ in answer), answer[-1][1]
     assert reason is not None
@@ -234,7 +241,7 @@ async def _events(
                     yield reply.chunk(text, None) | extra
                 if reason is not None:
                     yield reply.chunk("", reason) | extra
-    except (EngineDeadError, RequestRejectedError) as error:
+    except _ENGINE_ERRORS as error:
         yield _as_api_error(error).body()
         return
     if include_usage:
@@ -248,5 +255,9 @@ def _usage(generation: Generation) -> dict[str, int]:
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, RequestRejectedError):
         return bad_request(str(error))
+    if isinstance(error, QueueFullError):
+        return errors.queue_full(str(error))
+    if isinstance(error, DeadlineError):
+        return errors.deadline_exceeded()
     # Its reason is for the log and the probes; the client can only go elsewhere.
     return errors.unavailable("engine_dead", retry_after=1, close=True)

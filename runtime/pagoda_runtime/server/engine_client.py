@@ -21,7 +21,8 @@ import zmq
 import zmq.asyncio
 
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.request import Delta, FinishReason, SamplingParams, Stats
+from pagoda_runtime.engine.output import Delta, Stats
+from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server import ipc
 
 log = logging.getLogger("pagoda.api")
@@ -35,7 +36,15 @@ class RequestRejectedError(Exception):
     """The engine refused this request; the message says why."""
 
 
-_Event = Delta | EngineDeadError | RequestRejectedError
+class QueueFullError(Exception):
+    """The engine's queue is at its bound; the message says by what."""
+
+
+class DeadlineError(Exception):
+    """The request's deadline passed before its answer was complete."""
+
+
+_Event = Delta | EngineDeadError | RequestRejectedError | QueueFullError | DeadlineError
 
 
 class EngineClient:
@@ -159,9 +168,11 @@ class EngineClient:
                 case ipc.Update():
                     self._on_stats(message.stats)
                     for delta in message.deltas:
-                        self._deliver(delta.id, delta)
+                        late = delta.finish_reason is FinishReason.TIMEOUT
+                        self._deliver(delta.id, DeadlineError() if late else delta)
                 case ipc.Rejected():
-                    self._deliver(message.id, RequestRejectedError(message.message))
+                    kind = QueueFullError if message.queue_full else RequestRejectedError
+                    self._deliver(message.id, kind(message.message))
                 case ipc.Loaded():
                     self.info = message
                     self.loaded.set()

@@ -20,6 +20,7 @@ import zmq
 from pagoda_runtime import cgroup, logs
 from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.request import Request
+from pagoda_runtime.engine.scheduler import QueueFullError
 from pagoda_runtime.server import ipc
 
 if TYPE_CHECKING:
@@ -60,12 +61,8 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
     """Run engine steps for ever; returns only by an exception."""
     begun = time.monotonic()
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
-    import torch
+    from pagoda_runtime.engine.build import build_engine
 
-    from pagoda_runtime.engine.core import build_engine
-
-    threads = cgroup.thread_count()
-    torch.set_num_threads(threads)
     core, size, spec = build_engine(config)
     core.self_test()
     seconds = time.monotonic() - begun
@@ -73,7 +70,7 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
         "model loaded",
         extra={
             "seconds": round(seconds, 3),
-            "threads": threads,
+            "threads": cgroup.thread_count(),
             "kv_blocks": size.num_blocks,
             "max_model_len": size.max_model_len,
         },
@@ -104,8 +101,9 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             continue
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
-        except ValueError as error:
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error))))
+        except (ValueError, QueueFullError) as error:
+            full = isinstance(error, QueueFullError)
+            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
     return changed
 
 

@@ -33,6 +33,8 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON form, for a response or for an event of a stream that has begun."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
         return {
             "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         }
@@ -47,6 +49,17 @@ def unavailable(reason: str, *, retry_after: int, close: bool = False) -> ApiErr
     """503: this replica cannot take the request now, another one may."""
     headers = {"Retry-After": str(retry_after)} | ({"Connection": "close"} if close else {})
     return ApiError(503, f"this replica is not serving: {reason}", code=reason, headers=headers)
+
+
+def queue_full(reason: str) -> ApiError:
+    """429: this replica has enough to do; the same request may be taken later, or elsewhere."""
+    return ApiError(429, reason, code="queue_full", headers={"Retry-After": "1"})
+
+
+def deadline_exceeded() -> ApiError:
+    """504: the answer did not come in the time the client gave; it has no use for another try."""
+    message = "the request's deadline passed before its answer was complete"
+    return ApiError(504, message, code="deadline_exceeded", headers={"x-should-retry": "false"})
 
 
 def json_response(

@@ -9,9 +9,10 @@ from contextlib import aclosing
 
 from tokenizers import Tokenizer
 
-from pagoda_runtime.engine.request import Delta, FinishReason, SamplingParams
+from pagoda_runtime.engine.output import Delta
+from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
-from pagoda_runtime.server.engine_client import EngineClient
+from pagoda_runtime.server.engine_client import DeadlineError, EngineClient
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -63,6 +64,9 @@ class Generation:
                     yield piece, reason
                     if reason is not None:
                         return
+        except DeadlineError:
+            reason = FinishReason.TIMEOUT
+            raise
         finally:
             self._finished(reason or FinishReason.ABORT)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pagoda_runtime.engine.request import Delta, SamplingParams, Stats
+from pagoda_runtime.engine.output import Delta, Stats
+from pagoda_runtime.engine.request import SamplingParams
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True):
@@ -46,10 +47,11 @@ class Update(msgspec.Struct, tag=True, array_like=True):
 
 
 class Rejected(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: a request the engine will not run."""
+    """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
 
     id: str
     message: str
+    queue_full: bool = False
 
 
 class Fatal(msgspec.Struct, tag=True, array_like=True):

@@ -9,7 +9,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from pagoda_runtime.engine.request import FinishReason, Stats
+from pagoda_runtime.engine.output import Stats
+from pagoda_runtime.engine.request import FinishReason
 
 # Seconds. Finer at the low end than vLLM's, whose first inter-token bucket (10 ms) hides a fast
 # engine.
@@ -84,7 +85,7 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self._model_name = model_name
-        self._preemptions_seen = 0
+        self._seen = Stats(0, 0, 0, 1, 0, 0, 0)
 
         self._running = self._gauge("num_requests_running", "Requests that hold KV blocks.")
         self._waiting = self._gauge("num_requests_waiting", "Requests queued in the engine.")
@@ -95,11 +96,15 @@ class Metrics:
             "generation_tokens", "Tokens generated, counted per engine step."
         )
         self._prompted = self._counter(
-            "prompt_tokens", "Prompt tokens computed, recomputation not counted."
+            "prompt_tokens", "Prompt tokens computed or found in the cache, each counted once."
         )
         self._preempted = self._counter(
             "num_preemptions", "Requests sent back to the queue for lack of blocks."
         )
+        self._queries = self._counter(
+            "prefix_cache_queries", "Tokens looked up in the prefix cache."
+        )
+        self._hits = self._counter("prefix_cache_hits", "Tokens found in the prefix cache.")
         self._finished = Counter(
             "pagoda_request_success",
             "Requests that ended, by reason.",
@@ -130,8 +135,10 @@ class Metrics:
         self._usage.set(1.0 - stats.free_blocks / stats.total_blocks)
         self._generated.inc(stats.generation_tokens)
         self._prompted.inc(stats.prompt_tokens)
-        self._preempted.inc(stats.preemptions_total - self._preemptions_seen)
-        self._preemptions_seen = stats.preemptions_total
+        seen, self._seen = self._seen, stats
+        self._preempted.inc(stats.preemptions_total - seen.preemptions_total)
+        self._queries.inc(stats.prefix_cache_queries_total - seen.prefix_cache_queries_total)
+        self._hits.inc(stats.prefix_cache_hits_total - seen.prefix_cache_hits_total)
 
     def on_finish(self, reason: FinishReason) -> None:
         """Count an ended request."""

@@ -234,6 +234,15 @@ def test_metrics_count(shared: Server) -> None:
     assert shared.metric("request_success_total", finished_reason="length") == ended + 1
 
 
+def test_a_prompt_seen_before_is_found_in_the_prefix_cache(shared: Server) -> None:
+    prompt = "prefix" * 8  # Exactly three blocks, of which the last one is computed again.
+    first = shared.complete(prompt, max_tokens=3).json()["choices"]
+    queries, hits = (shared.metric(f"prefix_cache_{name}_total") for name in ("queries", "hits"))
+    assert shared.complete(prompt, max_tokens=3).json()["choices"] == first
+    assert shared.metric("prefix_cache_queries_total") - queries == 48
+    assert shared.metric("prefix_cache_hits_total") - hits == 32
+
+
 def test_tokens_are_counted_while_a_request_runs(shared: Server) -> None:
     before = shared.metric("generation_tokens_total")
     body = {"model": "abc", "prompt": "a", "max_tokens": 390, "ignore_eos": True, "stream": True}

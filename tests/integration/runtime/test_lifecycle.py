@@ -84,6 +84,21 @@ def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
     assert list(private_tmp.iterdir()) == [], "nothing is left behind"
 
 
+def test_a_full_queue_refuses_with_429(start: Start) -> None:
+    server = start("--min-step-ms", "20", "--max-num-seqs", "1", "--max-num-queued-reqs", "1")
+    server.wait_ready()
+    running = stream(server)
+    waiting = ThreadPoolExecutor(1).submit(server.complete, "a", max_tokens=1)
+    eventually(lambda: server.metric("num_requests_waiting") == 1, "one waits")
+    refused = server.complete("a", max_tokens=1)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+    assert refused.headers["retry-after"] == "1"
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
+    for answer in (running, waiting):
+        answer.exception()
+
+
 def test_what_does_not_finish_in_time_is_aborted(start: Start) -> None:
     server = start(
         "--min-step-ms", "50", "--drain-delay", "0", "--shutdown-timeout", "0.5"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from pagoda_runtime.config import ConfigError
-from pagoda_runtime.model.loader import choose_dtype, dummy_weights, load_weights
-from pagoda_runtime.model.spec import DecoderSpec, parse_spec, read_spec
+from pagoda_runtime.model.loader import dummy_weights, load_weights
+from pagoda_runtime.model.spec import DecoderSpec, choose_dtype, parse_spec, read_spec
 from safetensors.torch import save_file
 
 LLAMA: dict[str, Any] = {
@@ -35,11 +36,19 @@ def load(path: Path, of: DecoderSpec) -> dict[str, torch.Tensor]:
     [
         (
             {"architectures": ["MambaForCausalLM"]},
-            "MambaForCausalLM is not supported; supported are: Llama",
+            "MambaForCausalLM is not supported; supported are: LlamaForCausalLM, "
+            "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
         ),
         ({"architectures": None}, "none given"),
         ({"hidden_act": "gelu"}, "activation gelu"),
-        ({"use_sliding_window": True}, "sliding window"),
+        (
+            {
+                "architectures": ["Qwen3ForCausalLM"],
+                "use_sliding_window": True,
+                "layer_types": ["linear_attention"],
+            },
+            "layer_types of 1 layers",
+        ),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "RoPE scaling yarn"),
         ({"partial_rotary_factor": 0.5}, "partial rotary"),
@@ -71,15 +80,52 @@ def test_old_and_new_spelling_of_rope() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "checkpoint", "chosen"),
+    ("architecture", "changes", "windows"),
     [
-        ("auto", "float32", torch.float32),
-        ("auto", "float16", torch.bfloat16),
-        ("float32", "bfloat16", torch.float32),
+        ("Mistral", {}, (4096, 4096, 4096)),
+        ("Mistral", {"sliding_window": 8}, (8, 8, 8)),
+        ("Mistral", {"sliding_window": None}, (None, None, None)),
+        ("Llama", {"sliding_window": 8, "use_sliding_window": True}, (None, None, None)),
+        ("Qwen2", {"sliding_window": 8}, (None, None, None)),
+        ("Qwen2", {"sliding_window": 8, "use_sliding_window": True}, (None, None, None)),
+        (
+            "Qwen2",
+            {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+            (None, 8, 8),
+        ),
+        (
+            "Qwen3",
+            {
+                "sliding_window": 8,
+                "use_sliding_window": True,
+                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            },
+            (None, 8, None),
+        ),
     ],
 )
-def test_dtype(wanted: str, checkpoint: str, chosen: torch.dtype) -> None:
-    assert choose_dtype(wanted, spec(torch_dtype=checkpoint)) is chosen
+def test_windows_are_those_of_transformers(
+    architecture: str, changes: dict[str, Any], windows: tuple[int | None, ...]
+) -> None:
+    changes = {"architectures": [f"{architecture}ForCausalLM"], "num_hidden_layers": 3} | changes
+    assert spec(**changes).windows == windows
+    config = getattr(transformers, f"{architecture}Config")(**LLAMA | changes)
+    window = getattr(config, "sliding_window", None)
+    default = {"Mistral": "sliding_attention"}.get(architecture, "full_attention")
+    kinds = getattr(config, "layer_types", None) or [default] * 3
+    assert windows == tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "checkpoint", "chosen"),
+    [
+        ("auto", "float32", "float32"),
+        ("auto", "float16", "bfloat16"),
+        ("float32", "bfloat16", "float32"),
+    ],
+)
+def test_dtype(wanted: str, checkpoint: str, chosen: str) -> None:
+    assert choose_dtype(wanted, spec(torch_dtype=checkpoint)) == chosen
 
 
 def test_unknown_dtype_is_refused() -> None:

@@ -1,19 +1,31 @@
-"""Greedy answers equal transformers' token for token, however requests share steps, blocks and
-budgets.
+"""Greedy answers equal transformers' token for token in fp32, however requests share steps, blocks
+and budgets.
 
 Weights are random and large, so that the best token leads by far more than rounding can move.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 import torch
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.core import EngineCore, build_engine
+from pagoda_runtime.engine.build import build_engine
+from pagoda_runtime.engine.core import EngineCore
+from pagoda_runtime.engine.kv_size import block_bytes
 from pagoda_runtime.engine.request import Request, SamplingParams
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from pagoda_runtime.model.spec import read_spec
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 VOCAB, MAX_LEN, BLOCK = 128, 96, 8
 COMMON = {
@@ -55,45 +67,94 @@ MODELS = {
             rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0},
         )
     ),
+    "mistral-window": lambda: MistralForCausalLM(
+        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=19)
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, num_hidden_layers=2)),
+    "qwen2-half-windows": lambda: Qwen2ForCausalLM(
+        Qwen2Config(
+            **COMMON,
+            num_hidden_layers=4,
+            use_sliding_window=True,
+            sliding_window=13,
+            max_window_layers=2,
+        )
+    ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**COMMON, num_hidden_layers=2, head_dim=32)),
 }
 
 
+# The prompts begin with parts of one text, so that there is something for the prefix cache to find.
+COMMON_TEXT = 28
+# Below this lead of the best token over the second, rounding decides.
+TIE = 1e-4
+
+
 @dataclass(frozen=True)
 class Case:
-    """One request: when it joins (step), how long it is, and when it is taken away, if it is."""
+    """One question: how many answers at once, when it joins (step), how long it is, and when it is
+    taken away, if it is.
+    """
 
     join: int
     prompt: int
     answer: int
     leave: int | None = None
+    n: int = 1
 
 
 CASES = [
     Case(0, 1, 30),
-    Case(0, 33, 40),
+    Case(0, 33, 40, n=3),
     Case(2, 17, 12),
     Case(5, 50, 46),
     Case(5, 8, 25, leave=14),
-    Case(9, 24, 1),
+    Case(9, 24, 1, n=3),
     Case(15, 40, 20),
 ]
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way to serve the cases."""
+
+    budget: int
+    caching: bool
+    tight: bool
+    several: bool
+    traffic: bool  # Requests join and leave midway.
+
+
+# Every pair of values of two fields is in one of these.
+WAYS = [
+    Way(budget=7, caching=True, tight=False, several=False, traffic=False),
+    Way(budget=7, caching=False, tight=True, several=True, traffic=True),
+    Way(budget=32, caching=True, tight=True, several=False, traffic=True),
+    Way(budget=32, caching=False, tight=False, several=True, traffic=False),
+    Way(budget=256, caching=True, tight=False, several=True, traffic=True),
+    Way(budget=256, caching=False, tight=True, several=False, traffic=False),
+]
+
+
+def test_the_ways_are_pairwise() -> None:
+    rows = [astuple(way) for way in WAYS]
+    for i, j in combinations(range(len(fields(Way))), 2):
+        pairs = product({row[i] for row in rows}, {row[j] for row in rows})
+        assert {(row[i], row[j]) for row in rows} == set(pairs)
+
+
+@dataclass(frozen=True)
 class Oracle:
+    """What transformers says. Answers end where it is undecided."""
+
     path: Path
     prompts: list[list[int]]
     answers: list[list[int]]
-    first_logits: list[torch.Tensor]
+    logprobs: list[torch.Tensor]  # of the first answer token, [vocab]
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def oracle(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Oracle]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     torch.manual_seed(0)
     model = MODELS[request.param]().eval()
     with torch.no_grad():
@@ -104,66 +165,111 @@ def oracle(
     # In several files, so that the index is read too.
     model.save_pretrained(path, max_shard_size="120KB")
     assert (path / "model.safetensors.index.json").exists()
-    prompts = [torch.randint(VOCAB, (case.prompt,)).tolist() for case in CASES]
-    answers, first_logits = [], []
+    text = torch.randint(VOCAB, (COMMON_TEXT,)).tolist()
+    prompts = [
+        (text[: case.prompt] + torch.randint(VOCAB, (case.prompt,)).tolist())[: case.prompt]
+        for case in CASES
+    ]
+    answers, logprobs = [], []
     for prompt, case in zip(prompts, CASES, strict=True):
         ids = torch.tensor([prompt])
         # With the mask given, no token of the prompt is taken for padding.
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=case.answer
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=case.answer,
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-        answers.append(out[0, len(prompt) :].tolist())
-        with torch.no_grad():
-            first_logits.append(model(ids).logits[0, -1])
-    yield Oracle(path, prompts, answers, first_logits)
-    torch.set_num_threads(threads)
+        best = torch.cat(out.logits).topk(2, dim=-1).values
+        decided = [bool(first - second >= TIE) for first, second in best] + [False]
+        answers.append(out.sequences[0, len(prompt) :][: decided.index(False)].tolist())
+        logprobs.append(out.logits[0][0].log_softmax(dim=-1))
+    assert sum(map(len, answers)) > 0.9 * sum(case.answer for case in CASES)
+    return Oracle(path, prompts, answers, logprobs)
 
 
-def engine(path: Path, *, budget: int, seqs: int, blocks: int) -> EngineCore:
-    block_bytes = build_engine(EngineConfig(str(path), block_size=BLOCK))[1].block_bytes
+def engine(path: Path, way: Way) -> EngineCore:
+    blocks = MAX_LEN // BLOCK + 3 if way.tight else 200
     config = EngineConfig(
         model=str(path),
-        max_num_seqs=seqs,
-        max_num_batched_tokens=budget,
+        max_num_seqs=min(way.budget, 8),
+        max_num_batched_tokens=way.budget,
+        max_num_queued_reqs=100,
         block_size=BLOCK,
-        kv_cache_memory_bytes=blocks * block_bytes,
+        enable_prefix_caching=way.caching,
+        kv_cache_memory_bytes=blocks * block_bytes(read_spec(path), BLOCK, itemsize=4),
     )
     return build_engine(config)[0]
 
 
 @pytest.mark.parametrize(
-    ("budget", "seqs", "blocks", "preempts"),
-    [
-        pytest.param(256, 8, 100, False, id="roomy"),
-        pytest.param(7, 4, 100, False, id="small-chunks"),
-        pytest.param(32, 8, MAX_LEN // BLOCK + 3, True, id="preempting"),
-    ],
+    "way", WAYS, ids=lambda way: "-".join(str(value) for value in astuple(way))
 )
-def test_greedy_equals_transformers(
-    oracle: Oracle, budget: int, seqs: int, blocks: int, preempts: bool
-) -> None:
-    core = engine(oracle.path, budget=budget, seqs=seqs, blocks=blocks)
-    answers: list[list[int]] = [[] for _ in CASES]
+def test_greedy_equals_transformers(oracle: Oracle, way: Way) -> None:
+    core = engine(oracle.path, way)
+    answers: dict[tuple[int, int], list[int]] = {}
     step = 0
     while step <= max(case.join for case in CASES) or core.has_work:
         for i, case in enumerate(CASES):
-            if case.join == step:
-                params = SamplingParams(max_tokens=case.answer, temperature=0.0)
-                core.add(Request(str(i), oracle.prompts[i], params))
-            if case.leave == step:
-                core.abort([str(i)])
-        for delta in core.step()[0] if core.has_work else []:
-            answers[int(delta.id)] += delta.token_ids
+            names = [f"{i} {copy}" for copy in range(case.n if way.several else 1)]
+            if step == (case.join if way.traffic else 0):
+                for name in names:
+                    params = SamplingParams(max_tokens=case.answer, temperature=0.0)
+                    core.add(Request(name, oracle.prompts[i], params))
+            if way.traffic and step == case.leave:
+                core.abort(names)
+        for delta in core.step()[0]:
+            i, copy = map(int, delta.id.split())
+            answers.setdefault((i, copy), []).extend(delta.token_ids)
         step += 1
-    for i, case in enumerate(CASES):
-        if case.leave is None:
-            assert answers[i] == oracle.answers[i], f"request {i}"
+    for (i, _), answer in answers.items():
+        case, expected = CASES[i], oracle.answers[i]
+        if way.traffic and case.leave is not None:
+            assert len(answer) < case.answer
         else:
-            assert answers[i] == oracle.answers[i][: len(answers[i])]
-            assert len(answers[i]) < case.answer
+            assert len(answer) == case.answer
+        length = min(len(answer), len(expected))
+        assert answer[:length] == expected[:length], f"request {i}"
+    # Who leaves may do so before the first token.
+    served = {i for i, _ in answers}
+    assert served | {i for i, case in enumerate(CASES) if case.leave} == set(range(len(CASES)))
     stats = core.stats()
     assert stats.free_blocks == stats.total_blocks
-    assert (stats.preemptions_total > 0) == preempts
+    assert (stats.preemptions_total > 0) == way.tight
+    assert (stats.prefix_cache_hits_total > 0) == way.caching
+
+
+def test_a_seeded_answer_is_the_same_every_way(oracle: Oracle) -> None:
+    params = SamplingParams(
+        max_tokens=20, temperature=0.7, top_p=0.9, frequency_penalty=0.2, seed=11
+    )
+    answers = []
+    for way in (WAYS[0], WAYS[1], WAYS[4]):
+        core = engine(oracle.path, way)
+        for i, prompt in enumerate(oracle.prompts):
+            core.add(Request(str(i), prompt, params))
+        answer: dict[str, list[int]] = {}
+        while core.has_work:
+            for delta in core.step()[0]:
+                answer.setdefault(delta.id, []).extend(delta.token_ids)
+        assert (core.stats().preemptions_total > 0) == way.tight
+        answers.append(answer)
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_logprobs_equal_transformers(oracle: Oracle) -> None:
+    core = engine(oracle.path, WAYS[0])
+    for i, prompt in enumerate(oracle.prompts):
+        core.add(Request(str(i), prompt, SamplingParams(max_tokens=1, temperature=0.0, logprobs=5)))
+    while core.has_work:
+        for delta in core.step()[0]:
+            expected = oracle.logprobs[int(delta.id)]
+            (sampled,) = delta.logprobs
+            assert sampled.logprob == pytest.approx(float(expected.max()), abs=1e-4)
+            for token, logprob in sampled.top_logprobs:
+                assert logprob == pytest.approx(float(expected[token]), abs=1e-4)
 
 
 def test_bfloat16_chooses_among_the_best(oracle: Oracle) -> None:
@@ -172,6 +278,6 @@ def test_bfloat16_chooses_among_the_best(oracle: Oracle) -> None:
         core.add(Request(str(i), prompt, SamplingParams(max_tokens=1, temperature=0.0)))
     chosen = {}
     while core.has_work:
-        chosen |= {int(delta.id): delta.token_ids[0] for delta in core.step()[0]}
-    for i, logits in enumerate(oracle.first_logits):
-        assert logits.max() - logits[chosen[i]] < 0.25 * logits.std()
+        chosen |= {int(delta.id): delta.token_ids[0] for delta in core.step()[0] if delta.token_ids}
+    for i, logprobs in enumerate(oracle.logprobs):
+        assert logprobs.max() - logprobs[chosen[i]] < 0.25 * logprobs.std()

@@ -1,30 +1,32 @@
-"""What the scheduler promises, for any mix of requests, aborts, pool sizes and budgets."""
+"""The scheduler's rules, one at a time."""
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
-from pagoda_runtime.engine.scheduler import Chunk, Scheduler
+from pagoda_runtime.engine.scheduler import QueueFullError, Scheduler
+from pagoda_runtime.engine.step import Chunk
 
 EOS = 7
 
 
-def request(name: str, prompt: int, answer: int) -> Request:
-    params = SamplingParams(max_tokens=answer, stop_token_ids=(EOS,))
-    return Request(name, [1] * prompt, params)
+def request(name: str, prompt: int, answer: int, **params: Any) -> Request:
+    """A prompt that begins like no other, so that the prefix cache has no say."""
+    options = SamplingParams(max_tokens=answer, stop_token_ids=(EOS,), cache_salt=name)
+    return Request(name, [1] * prompt, replace(options, **params))
 
 
 def scheduler(
-    blocks: int = 64, *, block_size: int = 4, seqs: int = 8, budget: int = 16
+    blocks: int = 64, *, block_size: int = 4, seqs: int = 8, budget: int = 16, **options: Any
 ) -> Scheduler:
     return Scheduler(
         BlockPool(blocks, block_size),
         max_num_seqs=seqs,
         max_num_batched_tokens=budget,
         max_model_len=blocks * block_size,
+        **options,
     )
 
 
@@ -37,9 +39,6 @@ def step(s: Scheduler, token: int = 1) -> list[tuple[str, int, int]]:
     result = shape(chunks)
     s.update(chunks, {c.request.id: token for c in chunks if c.samples})
     return result
-
-
-# --- one rule at a time -------------------------------------------------------------------------
 
 
 def test_decodes_come_before_prefill_chunks_in_one_step() -> None:
@@ -63,7 +62,7 @@ def test_first_come_first_served_even_if_a_later_one_would_fit() -> None:
 
 
 def test_the_newest_is_preempted_and_starts_over() -> None:
-    s = scheduler(blocks=6, budget=32)
+    s = scheduler(blocks=6, budget=32, enable_prefix_caching=False)
     s.add(request("old", 8, 16))
     s.add(request("new", 8, 12))
     assert step(s) == [("old", 0, 8), ("new", 0, 8)]
@@ -94,7 +93,7 @@ def test_a_request_that_needs_every_block_runs() -> None:
         step(s)
         steps += 1
     assert steps == 3 + 11
-    assert s.pool.num_free == 8
+    assert s.kv.pool.num_free == 8
 
 
 def test_a_prompt_that_needs_every_block_is_admitted() -> None:
@@ -113,118 +112,115 @@ def test_end_of_sequence_ends() -> None:
     assert not s.has_work
 
 
-# --- all rules at once --------------------------------------------------------------------------
+def test_the_better_priority_goes_first_then_who_came_first() -> None:
+    s = scheduler(seqs=1)
+    for name, priority in (("a", 0), ("late", 5), ("b", 0), ("first", -1)):
+        s.add(request(name, 2, 1, priority=priority))
+    assert [step(s)[0][0] for _ in range(4)] == ["first", "a", "b", "late"]
 
 
-@dataclass(frozen=True)
-class Arrival:
-    prompt: int
-    answer: int
-    steps_before: int
-    aborted_after: int | None
-    stops_at: int | None
+def test_a_better_priority_takes_the_budget_from_a_long_prompt_but_not_its_blocks() -> None:
+    s = scheduler(budget=8)
+    s.add(request("long", 30, 1, priority=1))
+    assert step(s) == [("long", 0, 8)]
+    s.add(request("urgent", 10, 2))
+    assert step(s) == [("urgent", 0, 8)]
+    assert step(s) == [("urgent", 8, 10), ("long", 8, 14)]
 
 
-arrivals = st.builds(
-    Arrival,
-    prompt=st.integers(1, 40),
-    answer=st.integers(1, 24),
-    steps_before=st.integers(0, 6),
-    aborted_after=st.none() | st.integers(0, 20),
-    stops_at=st.none() | st.integers(1, 24),
-)
+def test_the_worst_priority_is_preempted_even_if_it_came_first() -> None:
+    s = scheduler(blocks=6, budget=32)
+    s.add(request("batch", 8, 12, priority=1))
+    s.add(request("chat", 8, 12))
+    while s.num_preemptions == 0:
+        step(s)
+    assert [r.id for r in s.running] == ["chat"]
+    assert [r.id for r in s.waiting] == ["batch"]
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    plan=st.lists(arrivals, min_size=1, max_size=10),
-    block_size=st.integers(1, 8),
-    spare_blocks=st.integers(0, 12),
-    seqs=st.integers(1, 6),
-    spare_budget=st.integers(0, 20),
-)
-def test_promises(
-    plan: list[Arrival], block_size: int, spare_blocks: int, seqs: int, spare_budget: int
-) -> None:
-    longest = max(a.prompt + a.answer for a in plan)
-    s = Scheduler(
-        BlockPool(-(-longest // block_size) + spare_blocks, block_size),
-        max_num_seqs=seqs,
-        max_num_batched_tokens=seqs + spare_budget,
-        max_model_len=longest,
-    )
-    requests = [request(str(i), a.prompt, a.answer) for i, a in enumerate(plan)]
-    abort_at: dict[int, list[str]] = {}
-    clock = 0
+def test_a_preempted_request_goes_on_from_what_the_cache_still_has() -> None:
+    s = scheduler(blocks=6, budget=32)
+    s.add(request("old", 8, 8))
+    s.add(request("new", 8, 8))
+    while s.num_preemptions == 0:
+        step(s)
+    assert [r.num_computed for r in s.waiting] == [0]
+    while "new" not in (chunks := {c[0]: c for c in step(s)}):
+        pass
+    assert chunks["new"] == ("new", 8, 13), "its third block went to the older request"
 
-    def one_step() -> None:
-        nonlocal clock
-        s.abort(abort_at.pop(clock, []))
-        check_blocks(s)
-        oldest = s.running[0] if s.running else None
-        chunks = s.schedule()
-        check_step(s, chunks, oldest)
-        sampled = {c.request.id: next_token(plan, c.request) for c in chunks if c.samples}
-        s.update(chunks, sampled)
-        check_blocks(s)
-        clock += 1
 
-    for r, a in zip(requests, plan, strict=True):
-        for _ in range(a.steps_before):
-            one_step()
+def test_requests_with_one_prompt_share_its_full_blocks_within_a_step() -> None:
+    s = scheduler(budget=32)
+    for name in ("a", "b", "c"):
+        s.add(request(name, 10, 4, cache_salt="one"))
+    assert step(s) == [("a", 0, 10), ("b", 8, 10), ("c", 8, 10)]
+    tables = [r.block_table for r in s.running]
+    assert len({tuple(table[:2]) for table in tables}) == 1
+    assert len({table[2] for table in tables}) == 3
+    assert (s.kv.prefix_queries, s.kv.prefix_hits) == (30, 16)
+
+
+def test_a_prompt_that_is_cached_to_its_end_computes_its_last_block() -> None:
+    s = scheduler(budget=32)
+    for name in ("a", "b"):
+        s.add(request(name, 8, 1, cache_salt="one"))
+    assert step(s) == [("a", 0, 8), ("b", 4, 8)]
+
+
+def test_another_salt_shares_nothing() -> None:
+    s = scheduler(budget=32)
+    s.add(request("a", 10, 4))
+    s.add(request("b", 10, 4))
+    assert step(s) == [("a", 0, 10), ("b", 0, 10)]
+
+
+def test_without_prefix_caching_nothing_is_shared_and_nothing_counted() -> None:
+    s = scheduler(budget=32, enable_prefix_caching=False)
+    for name in ("a", "b"):
+        s.add(request(name, 10, 4, cache_salt="one"))
+    assert step(s) == [("a", 0, 10), ("b", 0, 10)]
+    assert (s.kv.prefix_queries, s.kv.prefix_hits) == (0, 0)
+
+
+def test_a_deadline_ends_running_and_waiting_requests() -> None:
+    s = scheduler(seqs=1)
+    running, waiting = request("a", 2, 9, deadline=5.0), request("b", 2, 9, deadline=4.0)
+    patient = request("c", 2, 1)
+    for r in (running, waiting, patient):
         s.add(r)
-        if a.aborted_after is not None:
-            abort_at.setdefault(clock + a.aborted_after, []).append(r.id)
-
-    # Each step at least one request computes a token, and only preemption makes it compute one
-    # again.
-    bound = clock + sum(a.prompt + a.answer for a in plan) * (1 + len(plan)) + 21
-    while s.has_work:
-        one_step()
-        assert clock <= bound
-
-    assert s.pool.num_free == s.pool.num_blocks
-    for r, a in zip(requests, plan, strict=True):
-        length = min(a.answer, a.stops_at or a.answer)
-        if r.finish_reason is FinishReason.ABORT:
-            assert a.aborted_after is not None
-            assert r.num_outputs < length
-        else:
-            assert r.num_outputs == length
-            assert r.finish_reason is (
-                FinishReason.STOP if a.stops_at == length else FinishReason.LENGTH
-            )
+    step(s)
+    assert s.expire(3.9) == []
+    assert s.expire(4.0) == [waiting]
+    assert s.expire(9.0) == [running]
+    assert {waiting.finish_reason, running.finish_reason} == {FinishReason.TIMEOUT}
+    assert step(s) == [("c", 0, 2)]
+    assert s.kv.pool.num_free == 64
 
 
-def next_token(plan: list[Arrival], r: Request) -> int:
-    return EOS if r.num_outputs + 1 == plan[int(r.id)].stops_at else 1
+def test_the_queue_is_bounded_by_requests_beyond_the_free_seats() -> None:
+    s = scheduler(seqs=2, max_num_queued_reqs=1)
+    for name in "abc":
+        s.add(request(name, 2, 2))
+    with pytest.raises(QueueFullError, match="3 requests are waiting"):
+        s.add(request("d", 2, 2))
+    step(s)
+    with pytest.raises(QueueFullError, match="1 requests are waiting"):
+        s.add(request("d", 2, 2))
+    step(s)  # a and b end, c is next.
+    s.add(request("d", 2, 2))
+    assert [r.id for r in s.waiting] == ["c", "d"]
 
 
-def check_step(s: Scheduler, chunks: list[Chunk], oldest: Request | None) -> None:
-    assert bool(chunks) == s.has_work
-    assert sum(c.length for c in chunks) <= s.max_num_batched_tokens
-    assert len({c.request.id for c in chunks}) == len(chunks) <= s.max_num_seqs
-    assert len(s.running) <= s.max_num_seqs
-    order = [int(r.id) for r in [*s.running, *s.waiting]]
-    assert order == sorted(order), "served in order of arrival"
-    if oldest is not None:
-        assert s.running[0] is oldest, "the oldest running request is never preempted"
-    for c in chunks:
-        assert c.request in s.running
-        assert c.length > 0
-        assert c.start == c.request.num_computed
-        assert c.end <= c.request.num_tokens
-        assert len(c.request.block_table) * s.pool.block_size >= c.end
-    scheduled = {c.request.id for c in chunks}
-    assert all(r.id in scheduled for r in s.running if r.num_pending == 1), "every decode runs"
-
-
-def check_blocks(s: Scheduler) -> None:
-    held = [block for r in s.running for block in r.block_table]
-    assert len(held) == len(set(held)), "no block is in two places"
-    assert s.pool.num_free + len(held) == s.pool.num_blocks, "no block is lost"
-    counts = [s.pool.ref_count(block) for block in range(s.pool.num_blocks)]
-    assert counts == [int(block in held) for block in range(s.pool.num_blocks)]
-    for r in s.waiting:
-        assert r.block_table == []
-        assert r.num_computed == 0
+def test_the_queue_is_bounded_by_tokens_that_are_not_cached() -> None:
+    s = scheduler(budget=32, max_num_queued_tokens=20)
+    s.add(request("first", 40, 1, cache_salt="one"))
+    with pytest.raises(QueueFullError, match="40 prompt tokens"):
+        s.add(request("second", 1, 1))
+    step(s)
+    step(s)
+    for name in ("a", "b", "c"):
+        s.add(request(name, 41, 1, cache_salt="one"))  # 40 tokens are cached.
+    s.add(request("d", 17, 1))
+    with pytest.raises(QueueFullError, match="20 prompt tokens"):
+        s.add(request("e", 1, 1))

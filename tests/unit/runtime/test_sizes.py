@@ -1,14 +1,15 @@
 """How much of the machine the engine takes: threads, memory, KV blocks."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pagoda_runtime import cgroup
 from pagoda_runtime.cli import main
 from pagoda_runtime.config import ConfigError, EngineConfig
-from pagoda_runtime.engine.kv_size import size_kv_cache
-from pagoda_runtime.model.spec import DecoderSpec, parse_spec
+from pagoda_runtime.engine.kv_size import room_for_cache, size_kv_cache, weight_bytes
+from pagoda_runtime.model.spec import DecoderSpec, DType, parse_spec
 
 MIB = 1 << 20
 
@@ -68,6 +69,12 @@ def tree(root: Path, files: dict[str, str]) -> Path:
             None,
             id="v1-unlimited",
         ),
+        pytest.param(
+            {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB"},
+            None,
+            5000 * 1024,
+            id="machine-in-use",
+        ),
     ],
 )
 def test_cgroups(
@@ -94,9 +101,10 @@ def test_threads_are_the_quota_rounded_down(
 BLOCK_BYTES = 2048
 
 
-def spec() -> DecoderSpec:
+def spec(**changes: bool) -> DecoderSpec:
     return parse_spec(
-        {
+        changes
+        | {
             "architectures": ["LlamaForCausalLM"],
             "vocab_size": 32,
             "hidden_size": 16,
@@ -113,17 +121,44 @@ def config(**changes: int) -> EngineConfig:
 
 
 def test_default_is_what_full_length_requests_need() -> None:
-    size = size_kv_cache(config(), spec(), 4, memory_limit=1 << 40)
+    size = size_kv_cache(config(), spec(), "float32", memory_limit=1 << 40)
     assert (size.num_blocks, size.max_model_len) == (4 * 10, 160)
 
 
-def test_default_is_at_most_a_quarter_of_the_memory() -> None:
-    size = size_kv_cache(config(), spec(), 4, memory_limit=4 * 15 * BLOCK_BYTES)
+def test_default_is_at_most_what_the_memory_leaves() -> None:
+    limit = 15 * BLOCK_BYTES * 16  # So little that the least share counts, a sixteenth.
+    size = size_kv_cache(config(), spec(), "float32", memory_limit=limit)
     assert (size.num_blocks, size.max_model_len) == (15, 160)
 
 
+# Numbers in the model's matrices: embedding and head 512 each, attention 4 · 256, MLP 3 · 384, and
+# three norms of 16.
+@pytest.mark.parametrize(
+    ("changes", "dtype", "quantization", "expected"),
+    [
+        ({}, "float32", None, 4 * 3248),
+        ({}, "bfloat16", None, 2 * 3248),
+        ({"tie_word_embeddings": True}, "bfloat16", None, 2 * 3248),
+        ({}, "bfloat16", "int8", 2 * 512 + 2736),
+    ],
+)
+def test_weights_are_counted(
+    changes: dict[str, bool], dtype: DType, quantization: str | None, expected: int
+) -> None:
+    assert weight_bytes(spec(**changes), dtype, quantization) == expected
+
+
+def test_weights_activations_and_processes_are_taken_from_the_limit() -> None:
+    limit = 4 << 30
+    room = room_for_cache(config(), spec(), "float32", limit)
+    activations = 4 * (256 * (3 * 16 + 3 * 16 + 4 * 16 + 3 * 24) + 5 * 4 * 32)
+    assert room == int(limit * 0.92) - 512 * MIB - 4 * 3248 - activations
+    more = replace(config(), max_num_batched_tokens=512)
+    assert room - room_for_cache(more, spec(), "float32", limit) == 4 * 256 * 232
+
+
 def test_the_context_shrinks_to_what_fits() -> None:
-    size = size_kv_cache(config(kv_cache_memory_bytes=3 * BLOCK_BYTES + 5), spec(), 4)
+    size = size_kv_cache(config(kv_cache_memory_bytes=3 * BLOCK_BYTES + 5), spec(), "float32")
     assert (size.num_blocks, size.max_model_len) == (3, 48)
 
 
@@ -140,7 +175,7 @@ def test_the_context_shrinks_to_what_fits() -> None:
 )
 def test_what_cannot_be_honoured_is_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        size_kv_cache(config(**changes), spec(), 4)
+        size_kv_cache(config(**changes), spec(), "float32")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +184,7 @@ def test_what_cannot_be_honoured_is_refused(changes: dict[str, int], message: st
         ["--max-num-seqs", "300"],
         ["--block-size", "0"],
         ["--max-model-len", "1"],
-        ["--enable-prefix-caching"],
+        ["--max-num-queued-reqs", "-1"],
         ["--max-num", "3"],
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.core import build_engine
+from pagoda_runtime.engine.build import build_engine
 from pagoda_runtime.engine.request import Request, SamplingParams
 from pagoda_runtime.server.chat import TextModel
 

@@ -1,0 +1,72 @@
+"""From flags to an engine: read the model's shape, size the cache, load an execution of the model,
+put the scheduler in front of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pagoda_runtime.config import ConfigError, EngineConfig
+from pagoda_runtime.engine.block_pool import BlockPool
+from pagoda_runtime.engine.core import EngineCore
+from pagoda_runtime.engine.kv_size import KVSize, size_kv_cache
+from pagoda_runtime.engine.scheduler import Scheduler
+from pagoda_runtime.engine.step import ExecutionUnavailableError, Runner
+from pagoda_runtime.model.spec import DecoderSpec, choose_dtype, read_spec
+
+log = logging.getLogger("pagoda.engine")
+
+
+def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]:
+    """Load the model and put the engine around it; ConfigError says what cannot work."""
+    spec = read_spec(Path(config.model))
+    size = size_kv_cache(config, spec, choose_dtype(config.dtype, spec))
+    runner = _load(config, spec, size)
+    scheduler = Scheduler(
+        BlockPool(size.num_blocks, config.block_size),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=size.max_model_len,
+        max_num_queued_reqs=config.queued_reqs_bound,
+        max_num_queued_tokens=config.max_num_queued_tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+    return EngineCore(runner, scheduler, seed=config.seed), size, spec
+
+
+def _native(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+    from pagoda_runtime.native import runner
+
+    return runner.load(config, spec, size)
+
+
+def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+    # Seconds to import, so only if this execution is used.
+    from pagoda_runtime.engine import torch_runner
+
+    return torch_runner.load(config, spec, size)
+
+
+# By the values of --execution, fastest first. Each loads the weights and allocates the KV blocks,
+# imports what it needs itself, and raises ExecutionUnavailableError where it cannot run.
+EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize], Runner]] = {
+    "native": _native,
+    "torch": _torch,
+}
+
+
+def _load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+    """The execution that was asked for; for `auto` the first that can run here."""
+    names = list(EXECUTIONS) if config.execution == "auto" else [config.execution]
+    reasons = []
+    for name in names:
+        try:
+            runner = EXECUTIONS[name](config, spec, size)
+        except ExecutionUnavailableError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        log.info("execution chosen", extra={"execution": name, "unavailable": reasons})
+        return runner
+    raise ConfigError(f"the model cannot be executed here ({'; '.join(reasons)})")

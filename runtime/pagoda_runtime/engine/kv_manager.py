@@ -1,0 +1,93 @@
+"""Which KV blocks a request has: cached ones for the beginning it shares, new ones for the rest.
+
+Only full blocks are shared. A request writes nothing before `num_computed`, so a shared block is
+never written to, and nothing ever has to be copied.
+"""
+
+from __future__ import annotations
+
+from pagoda_runtime.engine.block_pool import BlockPool, chain_hash, root_hash
+from pagoda_runtime.engine.request import Request
+
+
+class KVManager:
+    """Fills and empties the block tables of requests."""
+
+    def __init__(self, pool: BlockPool, *, enable_prefix_caching: bool = True) -> None:
+        self.pool = pool
+        self._caching = enable_prefix_caching
+        # In tokens, once per request: what a preemption makes computed again is not a query.
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+
+    def num_uncached(self, request: Request) -> int:
+        """Tokens a request would have to compute if it were admitted now."""
+        return request.num_tokens - len(self._cached(request)) * self.pool.block_size
+
+    def admit(self, request: Request, reserve: int) -> bool:
+        """Give a request without blocks all it needs for its known tokens, if `reserve` blocks stay
+        free beside them; else change nothing and return False.
+
+        Its `num_computed` is then what the cache had.
+        """
+        cached = self._cached(request)
+        revived = sum(self.pool.ref_count(block) == 0 for block in cached)
+        missing = self.pool.blocks_for(request.num_tokens) - len(cached)
+        if revived + missing + reserve > self.pool.num_free:
+            return False
+        self.pool.share(cached)  # Before anything is allocated, which could overwrite them.
+        new = self.pool.allocate(missing)
+        assert new is not None
+        request.block_table = cached + new
+        request.num_shared = len(cached)
+        request.num_computed = len(cached) * self.pool.block_size
+        if request.num_preemptions == 0 and self._caching:
+            self.prefix_queries += request.num_tokens
+            self.prefix_hits += request.num_computed
+        return True
+
+    def grow(self, request: Request) -> bool:
+        """Give a running request blocks for all its known tokens; False if too few are free."""
+        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_table)
+        blocks = self.pool.allocate(missing)
+        if blocks is None:
+            return False
+        request.block_table += blocks
+        return True
+
+    def share_up_to(self, request: Request, end: int) -> None:
+        """Let others find the full blocks of a request's first `end` tokens.
+
+        This is done when a step is scheduled, not when it is done, so that a request of the same
+        step can be one of the others; see `Runner.run`.
+        """
+        if not self._caching:
+            return
+        hashes = self._hashes(request)
+        for index in range(request.num_shared, end // self.pool.block_size):
+            self.pool.remember(request.block_table[index], hashes[index])
+            request.num_shared = index + 1
+
+    def release(self, request: Request) -> None:
+        """Take a request's blocks. What is in them stays to be found until they are overwritten."""
+        self.pool.free(request.block_table)
+        request.block_table = []
+        request.num_shared = request.num_computed = 0
+
+    def _cached(self, request: Request) -> list[int]:
+        """The cached blocks a request begins with. At least its last token has to be computed, for
+        its logits.
+        """
+        if not self._caching:
+            return []
+        return self.pool.find(
+            self._hashes(request)[: (request.num_tokens - 1) // self.pool.block_size]
+        )
+
+    def _hashes(self, request: Request) -> list[bytes]:
+        """The hashes of all full blocks of known tokens; each is computed once."""
+        hashes, size = request.block_hashes, self.pool.block_size
+        for start in range(len(hashes) * size, request.num_tokens - size + 1, size):
+            parent = hashes[-1] if hashes else root_hash(request.params.cache_salt)
+            hashes.append(chain_hash(parent, request.token_ids[start : start + size]))
+        return hashes

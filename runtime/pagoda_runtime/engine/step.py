@@ -1,0 +1,74 @@
+"""The seam between the engine and whatever executes the model: chunks in, sampled tokens out.
+
+Neither torch nor numpy here. Plain torch, the fused C++ call and whatever comes later are all a
+`Runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pagoda_runtime.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens [start, start+length) of one request, to be computed in one step."""
+
+    request: Request
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """First position after the chunk; also the context length its last token attends to."""
+        return self.start + self.length
+
+    @property
+    def samples(self) -> bool:
+        """True if the chunk reaches the end of what is known, so its last logits choose the
+        next token.
+        """
+        return self.end == self.request.num_tokens
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one row of logits became.
+
+    logprob is the chosen token's natural logarithm of probability, top_logprobs the most likely
+    (token, logprob) pairs, best first, ties by lower token. Both are those of the model's own
+    logits, before any sampling parameter. They are None and () unless the request's
+    `params.logprobs` asks for them.
+    """
+
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class Runner(Protocol):
+    """One way of executing the model. It owns the weights and the KV blocks' memory."""
+
+    def run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
+        """Compute one step; return what was sampled, by request id, for every chunk that samples.
+
+        - The tokens of a chunk are `request.token_ids[start:end]`, their positions start … end-1.
+          Position p lives in slot p % block_size of block `request.block_table[p // block_size]`.
+        - Each token attends to positions 0 … its own (the last `window` of them in a layer with
+          one). Those before `start` are in the blocks already.
+        - A block may be in several tables, and one chunk may read what another chunk of the same
+          step writes (a prompt's blocks are shared as soon as they are scheduled). So within a
+          layer all chunks' keys and values are written before any chunk attends.
+        - The order of `chunks` means nothing: a row's result depends on its request alone.
+        - The next token is chosen as `engine.sampler` describes, from `request.params`, at
+          position `request.num_tokens`. `params.seed` is never None here.
+
+        `chunks` is never empty. An exception ends the engine.
+        """
+
+
+class ExecutionUnavailableError(Exception):
+    """This way of executing the model cannot run here; the message says why, for the log."""

@@ -1,0 +1,102 @@
+"""From a model's shape and weights to a model in the library."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pagoda_runtime.model.spec import DecoderSpec, RopeSpec
+from pagoda_runtime.native.library import Config, Floats, InstructionSet, Model, Tensor
+
+_MODEL_TENSORS = {
+    "model.embed_tokens.weight": Tensor.EMBEDDING,
+    "lm_head.weight": Tensor.LM_HEAD,
+    "model.norm.weight": Tensor.FINAL_NORM,
+}
+_LAYER_TENSORS = {
+    "input_layernorm.weight": Tensor.INPUT_NORM,
+    "post_attention_layernorm.weight": Tensor.POST_NORM,
+    "self_attn.q_norm.weight": Tensor.Q_NORM,
+    "self_attn.k_norm.weight": Tensor.K_NORM,
+    "self_attn.q_proj.weight": Tensor.Q_WEIGHT,
+    "self_attn.k_proj.weight": Tensor.K_WEIGHT,
+    "self_attn.v_proj.weight": Tensor.V_WEIGHT,
+    "self_attn.o_proj.weight": Tensor.O_WEIGHT,
+    "mlp.gate_proj.weight": Tensor.GATE_WEIGHT,
+    "mlp.up_proj.weight": Tensor.UP_WEIGHT,
+    "mlp.down_proj.weight": Tensor.DOWN_WEIGHT,
+    "self_attn.q_proj.bias": Tensor.Q_BIAS,
+    "self_attn.k_proj.bias": Tensor.K_BIAS,
+    "self_attn.v_proj.bias": Tensor.V_BIAS,
+    "self_attn.o_proj.bias": Tensor.O_BIAS,
+    "mlp.gate_proj.bias": Tensor.GATE_BIAS,
+    "mlp.up_proj.bias": Tensor.UP_BIAS,
+    "mlp.down_proj.bias": Tensor.DOWN_BIAS,
+}
+
+
+def create_model(
+    library: ctypes.CDLL,
+    spec: DecoderSpec,
+    *,
+    block_size: int,
+    num_blocks: int,
+    max_tokens: int,
+    threads: int,
+    int8: bool = False,
+    instruction_set: InstructionSet = InstructionSet.NONE,
+) -> Model:
+    """A model without weights; NativeError if it cannot be. max_tokens is a step's limit."""
+    config = Config(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        qk_norm=spec.qk_norm,
+        qkv_bias=spec.qkv_bias,
+        o_bias=spec.o_bias,
+        mlp_bias=spec.mlp_bias,
+        tie_embeddings=spec.tie_embeddings,
+        int8=int8,
+        block_size=block_size,
+        num_blocks=num_blocks,
+        max_tokens=max_tokens,
+        threads=threads,
+        instruction_set=instruction_set,
+        norm_eps=spec.norm_eps,
+    )
+    windows = np.array([window or 0 for window in spec.windows], np.int32)
+    return Model(library, config, inverse_frequencies(spec.rope, spec.head_dim), windows)
+
+
+def load_weights(model: Model, tensors: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
+    """Hand over tensors by their names in the checkpoint; each may go when the next one comes."""
+    for name, data in tensors:
+        if name in _MODEL_TENSORS:
+            model.load(_MODEL_TENSORS[name], 0, data)
+        else:
+            layer, _, part = name.removeprefix("model.layers.").partition(".")
+            model.load(_LAYER_TENSORS[part], int(layer), data)
+
+
+def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Floats:
+    """Radians per position of each pair of dimensions, [head_dim / 2]; `model.rope` in numpy."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
+    if rope.kind == "linear":
+        return frequencies / np.float32(rope.factor)
+    if rope.kind == "llama3":
+        turns = rope.original_max_position * frequencies / (2 * math.pi)
+        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        smooth = smooth.clip(0.0, 1.0)
+        slowed: Floats = (1 - smooth) * frequencies / rope.factor + smooth * frequencies
+        return slowed.astype(np.float32)
+    return frequencies
