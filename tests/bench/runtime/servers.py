@@ -1,5 +1,6 @@
 """The sides that serve HTTP: how each is started, and that all but one stand still."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dev import vllm_cpu
+from dev.cluster.build import cache_folder
+from dev.once import made_once
 from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.vocabulary import Prompt
@@ -68,8 +71,10 @@ def _pagoda_int8(model: Model) -> Recipe:
 
 
 def _vllm(model: Model) -> Recipe:
-    command = [str(vllm_cpu.environment() / "bin" / "python"), "-m", "vllm.entrypoints.cli.main"]
-    command += ["serve", str(model.folder), "--host", "127.0.0.1", "--port", "{port}"]
+    # `vllm serve` looks for a package named vllm, and this one is named vllm-cpu.
+    module = "vllm.entrypoints.openai.api_server"
+    command = [str(vllm_cpu.environment() / "bin" / "python"), "-m", module]
+    command += ["--model", str(model.folder), "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN)]
     environment = {
         "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
@@ -93,13 +98,32 @@ def _llama_server(model: Model) -> Recipe:
 
 
 def _transformers(model: Model) -> Recipe:
-    # vLLM's environment has what `transformers serve` needs.
+    # vLLM's environment has all that `transformers serve` needs but one package.
     program = vllm_cpu.environment() / "bin" / "transformers"
     command = [str(program.with_name("python")), str(program), "serve", str(model.folder)]
     command += ["--continuous-batching", "--device", "cpu", "--dtype", "bfloat16"]
+    command += ["--cb-block-size", "256", "--cb-num-blocks", str(2 * SEQUENCES)]
     command += ["--host", "127.0.0.1", "--port", "{port}"]
-    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(THREADS),
+        "PYTHONPATH": str(_accelerate()),
+    }
     return Recipe(command, "/health", str(model.folder), environment=environment, takes_ids=False)
+
+
+def _accelerate() -> Path:
+    """The folder with the package that transformers wants for `--device`."""
+    lock = vllm_cpu.LOCK.with_name("bench-runtime.txt")
+
+    def install(folder: Path) -> None:
+        uv = Path(sys.executable).with_name("uv")
+        command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+        command += ["--target", folder, "--requirements", lock]
+        subprocess.run(command, check=True)
+
+    key = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+    return made_once(cache_folder() / "venvs" / f"accelerate-{key}", install)
 
 
 _RECIPES = {
