@@ -1,8 +1,8 @@
 // The threads of a model. A job runs on all of them at once and shares out its stages by a common
 // counter, so a thread that the kernel takes away holds up one item and not a fixed share.
 //
-// Waiting is first a short spin, because most stages end together, and then sleep in the kernel:
-// two engines on the same cores must not burn each other's time.
+// Waiting is first a short spin, because most stages end together, then yielding, then sleep in the
+// kernel: two engines on the same cores must not burn each other's time.
 #pragma once
 #include <atomic>
 #include <cstdint>
