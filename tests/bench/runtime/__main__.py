@@ -3,6 +3,8 @@
 import argparse
 import os
 import platform
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +29,8 @@ def main() -> None:
         "--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help=", ".join(SIDES)
     )
     arguments = parser.parse_args()
+    # A bench that is ended takes its servers with it: else they would stand still for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     subject = model(arguments.shape)
     print(f"{_setting(subject)}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="pagoda-bench-") as logs:
