@@ -8,7 +8,7 @@ from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, wave
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.probe import probe
-from tests.bench.runtime.servers import SEQUENCES, THREADS, Server
+from tests.bench.runtime.servers import SEQUENCES, SLOW, THREADS, Server
 from tests.bench.runtime.vocabulary import Prompt
 
 PROMPT = 256  # tokens
@@ -39,10 +39,10 @@ class Rounds:
             wave(server, self._prompts(SEQUENCES), 8)
             wave(server, self._prompts(1), 8)
 
-    def round(self, *, without: Sequence[str] = ()) -> Figures:
-        """All figures of one round. `without` names sides that sit it out."""
-        servers = [s for name, s in self._servers.items() if name not in without]
-        shift = self._number % len(servers)  # none is always the first
+    def round(self, names: Sequence[str]) -> Figures:
+        """All figures of one round in which these servers take part."""
+        servers = [self._servers[name] for name in names]
+        shift = self._number % max(1, len(servers))  # none is always the first
         servers = servers[shift:] + servers[:shift]
         self._number += 1
         machine = probe()
@@ -77,7 +77,8 @@ class Rounds:
         return {"prefill": PROMPT / statistics.median(w.ttft for w in waves)}
 
     def _lone(self, server: Server) -> Figures:
-        waves = [wave(server, self._prompts(1), ANSWER) for _ in range(LONE)]
+        repeats = 1 if server.name == SLOW else LONE
+        waves = [wave(server, self._prompts(1), ANSWER) for _ in range(repeats)]
         return {
             "rate 1": statistics.median(w.rate for w in waves),
             "decode": statistics.median(w.decode_rate for w in waves),

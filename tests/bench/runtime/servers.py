@@ -139,6 +139,7 @@ _RECIPES = {
     "transformers": _transformers,
 }
 SERVERS = tuple(_RECIPES)
+SLOW = "transformers"  # minutes for one round: it takes part in the last one only
 
 
 class Server:
@@ -153,6 +154,11 @@ class Server:
         self.seconds_to_ready = 0.0
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped again."""
+        return self._process is not None
 
     def start(self, patience: float = 600) -> None:
         """Start it, wait until it is ready, and let it stand still.
