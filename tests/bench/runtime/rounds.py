@@ -45,19 +45,26 @@ class Rounds:
         shift = self._number % max(1, len(servers))  # none is always the first
         servers = servers[shift:] + servers[:shift]
         self._number += 1
-        machine = probe()
-        figures: Figures = {"machine read": machine.read, "machine flops": machine.flops}
+        figures: Figures = {}
+        for server in servers:
+            figures |= self._of(server, self._prefill)
+        # Between the pieces that they are compared with: minutes later the machine is another one.
         if self._llama_bench:
             figures |= self._measure_llama_bench()
-        for work in (self._prefill, self._lone, *map(self._batch, BATCHES)):
+        machine = probe()
+        figures |= {"machine read": machine.read, "machine flops": machine.flops}
+        for work in (self._lone, *map(self._batch, BATCHES)):
             for server in servers:
-                with server.awake():
-                    found = work(server)
-                figures |= {f"{server.name} {what}": value for what, value in found.items()}
+                figures |= self._of(server, work)
         if "pagoda" in self._servers:
             with self._servers["pagoda"].awake():
                 figures |= self._sampled() | self._shared_prefix()
         return figures
+
+    def _of(self, server: Server, work: Callable[[Server], Figures]) -> Figures:
+        with server.awake():
+            found = work(server)
+        return {f"{server.name} {what}": value for what, value in found.items()}
 
     def _measure_llama_bench(self) -> Figures:
         repeats = ["-r", str(LLAMA_REPEATS)]
