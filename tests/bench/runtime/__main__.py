@@ -3,8 +3,10 @@
 import argparse
 import os
 import platform
+import signal
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,11 +14,9 @@ from dev import vllm_cpu
 from tests.bench.runtime import goals, llama_cpp, report
 from tests.bench.runtime.model import CONFIGS, Model, model
 from tests.bench.runtime.rounds import Figures, Rounds
-from tests.bench.runtime.servers import SERVERS, THREADS, Server, recipe
+from tests.bench.runtime.servers import SERVERS, SLOW, THREADS, Server, recipe
 
 SIDES = (*SERVERS, "llama-bench")
-# Minutes for one round: it takes part in the first one only.
-SLOW = "transformers"
 
 
 def main() -> None:
@@ -27,46 +27,47 @@ def main() -> None:
         "--sides", nargs="+", choices=SIDES, default=SIDES, metavar="SIDE", help=", ".join(SIDES)
     )
     arguments = parser.parse_args()
+    # A bench that is ended takes its servers with it: else they would stand still for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     subject = model(arguments.shape)
     print(f"{_setting(subject)}\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="pagoda-bench-") as logs:
-        rounds = _measure(subject, arguments.sides, arguments.rounds, Path(logs))
-    print(f"\n{report.goals(rounds)}\n\n{report.sides(arguments.sides, rounds)}")
-    print(f"\n{report.others(rounds)}\n\nload average at the end: {os.getloadavg()[0]:.1f}")
+    rounds: list[Figures] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="pagoda-bench-") as logs:
+            for figures in _rounds(subject, arguments.sides, arguments.rounds, Path(logs)):
+                rounds.append(figures)
+    finally:  # what was measured until then
+        print(f"\n{report.goals(rounds)}\n\n{report.sides(arguments.sides, rounds)}")
+        print(f"\n{report.others(rounds)}\n\nload average at the end: {os.getloadavg()[0]:.1f}")
 
 
-def _measure(subject: Model, sides: Sequence[str], count: int, logs: Path) -> list[Figures]:
-    results = []
+def _rounds(subject: Model, sides: Sequence[str], count: int, logs: Path) -> Iterator[Figures]:
     with ExitStack() as ends:
         servers = {}
         for name in sides:
-            if name not in SERVERS:
-                continue
-            server = Server(name, recipe(name, subject), logs / f"{name}.log")
-            ends.callback(server.stop)
-            servers[name] = server
+            if name in SERVERS:
+                servers[name] = Server(name, recipe(name, subject), logs / f"{name}.log")
+                ends.callback(servers[name].stop)
         rounds = Rounds(subject, servers, "llama-bench" in sides)
-        for number in range(count):
-            begun = _start(servers, rounds, first=number == 0)
-            figures = rounds.round(without=[] if number == 0 else [SLOW])
-            figures |= begun | goals.against_the_machine(subject, figures)
-            results.append(figures)
-            print(f"round {number + 1}: {_line(figures)}", flush=True)
-            if number == 0 and SLOW in servers:
-                servers[SLOW].stop()
-    return results
+        for number in range(1, count + 1):
+            present = [name for name in servers if name != SLOW or number == count]
+            begun = _start([servers[name] for name in present], rounds)
+            figures = begun | rounds.round(present)
+            figures |= goals.against_the_machine(subject, figures)
+            print(f"round {number}: {_line(figures)}", flush=True)
+            yield figures
 
 
-def _start(servers: dict[str, Server], rounds: Rounds, *, first: bool) -> Figures:
-    """Start all sides, later Pagoda alone: only its start has a bound, others take minutes."""
+def _start(servers: Sequence[Server], rounds: Rounds) -> Figures:
+    """Start who does not run, and Pagoda anew: only its start has a bound, others take minutes."""
     figures = {}
-    for name, server in servers.items():
-        if first or name == "pagoda":
+    for server in servers:
+        if not server.is_running or server.name == "pagoda":
             server.stop()
             server.start()
             rounds.warm(server)
-            figures[f"{name} start"] = server.seconds_to_ready
-            print(f"{name} ready after {server.seconds_to_ready:.1f} s", flush=True)
+            figures[f"{server.name} start"] = server.seconds_to_ready
+            print(f"{server.name} ready after {server.seconds_to_ready:.1f} s", flush=True)
     return figures
 
 

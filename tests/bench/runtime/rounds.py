@@ -8,7 +8,7 @@ from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, wave
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.probe import probe
-from tests.bench.runtime.servers import SEQUENCES, THREADS, Server
+from tests.bench.runtime.servers import SEQUENCES, SLOW, THREADS, Server
 from tests.bench.runtime.vocabulary import Prompt
 
 PROMPT = 256  # tokens
@@ -39,25 +39,32 @@ class Rounds:
             wave(server, self._prompts(SEQUENCES), 8)
             wave(server, self._prompts(1), 8)
 
-    def round(self, *, without: Sequence[str] = ()) -> Figures:
-        """All figures of one round. `without` names sides that sit it out."""
-        servers = [s for name, s in self._servers.items() if name not in without]
-        shift = self._number % len(servers)  # none is always the first
+    def round(self, names: Sequence[str]) -> Figures:
+        """All figures of one round in which these servers take part."""
+        servers = [self._servers[name] for name in names]
+        shift = self._number % max(1, len(servers))  # none is always the first
         servers = servers[shift:] + servers[:shift]
         self._number += 1
-        machine = probe()
-        figures: Figures = {"machine read": machine.read, "machine flops": machine.flops}
+        figures: Figures = {}
+        for server in servers:
+            figures |= self._of(server, self._prefill)
+        # Between the pieces that they are compared with: minutes later the machine is another one.
         if self._llama_bench:
             figures |= self._measure_llama_bench()
-        for work in (self._prefill, self._lone, *map(self._batch, BATCHES)):
+        machine = probe()
+        figures |= {"machine read": machine.read, "machine flops": machine.flops}
+        for work in (self._lone, *map(self._batch, BATCHES)):
             for server in servers:
-                with server.awake():
-                    found = work(server)
-                figures |= {f"{server.name} {what}": value for what, value in found.items()}
+                figures |= self._of(server, work)
         if "pagoda" in self._servers:
             with self._servers["pagoda"].awake():
                 figures |= self._sampled() | self._shared_prefix()
         return figures
+
+    def _of(self, server: Server, work: Callable[[Server], Figures]) -> Figures:
+        with server.awake():
+            found = work(server)
+        return {f"{server.name} {what}": value for what, value in found.items()}
 
     def _measure_llama_bench(self) -> Figures:
         repeats = ["-r", str(LLAMA_REPEATS)]
@@ -77,7 +84,8 @@ class Rounds:
         return {"prefill": PROMPT / statistics.median(w.ttft for w in waves)}
 
     def _lone(self, server: Server) -> Figures:
-        waves = [wave(server, self._prompts(1), ANSWER) for _ in range(LONE)]
+        repeats = 1 if server.name == SLOW else LONE
+        waves = [wave(server, self._prompts(1), ANSWER) for _ in range(repeats)]
         return {
             "rate 1": statistics.median(w.rate for w in waves),
             "decode": statistics.median(w.decode_rate for w in waves),
