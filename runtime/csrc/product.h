@@ -48,6 +48,22 @@ inline void prefetch_own(const uint32_t* w, size_t stride) {
     __builtin_prefetch(w + v * Isa::kLanes + Isa::kStepsAhead * stride);
 }
 
+// Calls add for each step, which moves w on, with memory asked for meanwhile.
+template <class Isa, int Vectors, class Add>
+inline __attribute__((always_inline)) void each_step(const uint32_t* const& w, size_t stride,
+                                                     int steps, Prefetch& prefetch, Add&& add) {
+  if (const char* line = prefetch.take(steps))
+    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
+      __builtin_prefetch(line, 0, 2);
+      add();
+    }
+  else
+    for (int step = 0; step < steps; step++) {
+      prefetch_own<Isa, Vectors>(w, stride);
+      add();
+    }
+}
+
 template <class Isa, int Rows, int Vectors, bool Accumulate>
 void tile(const bf16_pair* w, size_t stride, const typename Isa::Act* x, size_t ldx, int steps,
           float* out, size_t ldo, Prefetch& prefetch) {
@@ -63,16 +79,7 @@ void tile(const bf16_pair* w, size_t stride, const typename Isa::Act* x, size_t 
     w += stride;
     x += 2;
   };
-  if (const char* line = prefetch.take(steps))
-    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
-      __builtin_prefetch(line, 0, 2);
-      add();
-    }
-  else
-    for (int step = 0; step < steps; step++) {
-      prefetch_own<Isa, Vectors>(w, stride);
-      add();
-    }
+  each_step<Isa, Vectors>(w, stride, steps, prefetch, add);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++)
 #pragma GCC unroll 8

@@ -33,16 +33,7 @@ void tile8(const int8_quad* w, const float* scales, const int32_t* shifts, const
     w += kPanel;
     x += 4;
   };
-  if (const char* line = prefetch.take(steps))
-    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
-      __builtin_prefetch(line, 0, 2);
-      add();
-    }
-  else
-    for (int step = 0; step < steps; step++) {
-      prefetch_own<Isa, Vectors>(w, kPanel);
-      add();
-    }
+  each_step<Isa, Vectors>(w, kPanel, steps, prefetch, add);
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; r++) {
     auto x_scale = Isa::set(x_scales[r]);
