@@ -1,14 +1,13 @@
-"""The HTTP surface: OpenAI endpoints, probes, metrics."""
+"""The OpenAI endpoints, and the application that they and the probes make."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +27,7 @@ from pagoda_runtime.server.engine_client import (
 from pagoda_runtime.server.errors import ApiError, bad_request, json_response
 from pagoda_runtime.server.generation import Generation
 from pagoda_runtime.server.metrics import Metrics
+from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.protocol import (
     ChatReply,
     ChatRequest,
@@ -37,16 +37,11 @@ from pagoda_runtime.server.protocol import (
 )
 from pagoda_runtime.server.state import ReplicaState
 
-# An engine that said nothing for this long without work in hand hangs: its heartbeat comes every
-# second.
-_IDLE_SILENCE = 60.0
 _ENGINE_ERRORS = (EngineDeadError, RequestRejectedError, QueueFullError, DeadlineError)
 
 
 class Api:
-    """What the endpoints work with. `text` is set when it has been read, before the state
-    becomes ready. `tell` is given the words to end with, for whoever finds the process killed.
-    """
+    """The OpenAI endpoints. `text` is set when it has been read, before the state becomes ready."""
 
     def __init__(
         self,
@@ -54,68 +49,22 @@ class Api:
         state: ReplicaState,
         metrics: Metrics,
         model_names: tuple[str, ...],
-        step_timeout: float,
-        tell: Callable[[str], None],
     ) -> None:
         self.engine = engine
         self.state = state
         self.metrics = metrics
         self.model_names = model_names
         self.text: TextModel | None = None
-        self._step_timeout = step_timeout
-        self._tell = tell
-        self._told_hung = False
         self._created = int(time.time())
 
-    def app(self) -> Starlette:
-        """The ASGI application."""
-        return Starlette(
-            routes=[
-                Route("/v1/models", self.models),
-                Route("/v1/completions", _Endpoint(self, self._completion), methods=["POST"]),
-                Route("/v1/chat/completions", _Endpoint(self, self._chat), methods=["POST"]),
-                Route("/livez", self.livez),
-                Route("/readyz", self.readyz),
-                Route("/health", self.readyz),
-                Route("/metrics", self.prometheus),
-            ],
-            exception_handlers={
-                ApiError: errors.handle_api_error,
-                HTTPException: errors.handle_http_error,
-                Exception: errors.handle_crash,
-            },
-        )
-
-    async def livez(self, request: Request) -> Response:
-        """200 while the engine process lives and speaks; while it loads, and says nothing, it
-        only has to live.
-        """
-        limit = (
-            self._step_timeout if self.engine.num_active else min(_IDLE_SILENCE, self._step_timeout)
-        )
-        silence = self.engine.silence if self.engine.loaded.is_set() else 0.0
-        if self.engine.dead.is_set():
-            return json_response({"status": "dead", "reason": self.engine.reason}, 503)
-        hung = silence > limit
-        if hung != self._told_hung:
-            # Who kills us for this says only that a probe failed; if we live on, it is taken back.
-            self._tell(f"engine hung: silent for {silence:.0f} s" if hung else "")
-            self._told_hung = hung
-        if hung:
-            return json_response({"status": "hung", "silence_seconds": round(silence, 1)}, 503)
-        return json_response({"status": "ok"})
-
-    async def readyz(self, request: Request) -> Response:
-        """200 when requests are welcome, else 503 with the reason."""
-        reason = self.state.not_ready_reason
-        return json_response(
-            {"status": "ready"} if reason is None else {"reason": reason}, 503 if reason else 200
-        )
-
-    async def prometheus(self, request: Request) -> Response:
-        """The metrics page."""
-        page = generate_latest(self.metrics.registry)
-        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    @property
+    def routes(self) -> list[Route]:
+        """Where the endpoints are."""
+        return [
+            Route("/v1/models", self.models),
+            Route("/v1/completions", _Endpoint(self, self._completion), methods=["POST"]),
+            Route("/v1/chat/completions", _Endpoint(self, self._chat), methods=["POST"]),
+        ]
 
     async def models(self, request: Request) -> Response:
         """The served names; 503 until the model is there, since clients take this list for
@@ -187,6 +136,18 @@ class Api:
             params=params,
             stop=request.stop_strings,
         )
+
+
+def application(api: Api, probes: Probes) -> Starlette:
+    """The ASGI application."""
+    return Starlette(
+        routes=[*api.routes, *probes.routes],
+        exception_handlers={
+            ApiError: errors.handle_api_error,
+            HTTPException: errors.handle_http_error,
+            Exception: errors.handle_crash,
+        },
+    )
 
 
 class _Endpoint:

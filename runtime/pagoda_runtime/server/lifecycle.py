@@ -15,13 +15,15 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from pagoda_runtime.config import ConfigError, ServeConfig
 from pagoda_runtime.model.spec import read_spec
-from pagoda_runtime.server.app import Api
+from pagoda_runtime.server.app import Api, application
 from pagoda_runtime.server.chat import TextModel
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
 from pagoda_runtime.server.metrics import Metrics
+from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.state import Phase, ReplicaState
 
 log = logging.getLogger("pagoda.api")
@@ -45,9 +47,8 @@ class Lifecycle:
         metrics = Metrics(config.model_names[0])
         self._engine = EngineClient(config.engine, metrics.on_stats)
         tell = partial(write_termination_log, config.termination_log)
-        self._api = Api(
-            self._engine, self._state, metrics, config.model_names, config.step_timeout, tell
-        )
+        self._api = Api(self._engine, self._state, metrics, config.model_names)
+        self._probes = Probes(self._engine, self._state, metrics, config.step_timeout, tell)
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
 
@@ -57,7 +58,7 @@ class Lifecycle:
             listener = socket.create_server((self._config.host, self._config.port), backlog=2048)
         except OSError as error:
             return self._fail(f"cannot listen on {self._config.host}:{self._config.port}: {error}")
-        http = _HttpServer(self._api)
+        http = _HttpServer(application(self._api, self._probes))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -141,10 +142,10 @@ def write_termination_log(path: Path, reason: str) -> None:
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own idea of signals."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, app: Starlette) -> None:
         super().__init__(
             uvicorn.Config(
-                api.app(),
+                app,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
