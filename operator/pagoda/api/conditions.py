@@ -13,7 +13,7 @@ Status = Literal["True", "False", "Unknown"]
 
 
 class ConditionType(StrEnum):
-    """Condition types, all present from the first pass."""
+    """Condition types; those that apply are present from the first pass."""
 
     READY = "Ready"  # the current generation is rolled out and serves
     AVAILABLE = "Available"  # some pod of any revision serves
@@ -22,6 +22,7 @@ class ConditionType(StrEnum):
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
     ROUTES_READY = "RoutesReady"
+    AUTOSCALING_ACTIVE = "AutoscalingActive"  # only with spec.autoscaling
 
 
 @dataclass(frozen=True)

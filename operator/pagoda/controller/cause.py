@@ -16,6 +16,7 @@ from pagoda.controller.diagnosis import (
     is_leaving,
     is_serving,
 )
+from pagoda.controller.scaling import NO_SIGNALS, Signals
 from pagoda.render.objects import REVISION_LABEL, Object
 from pagoda.render.plan import Plan
 from pagoda.render.suspension import suspended_count
@@ -45,6 +46,8 @@ class Observation:
     moving: Finding | None = None  # the only replica stands on a cordoned node
     evidence: Evidence = NOTHING  # what was asked about the pods
     ingress: Object | None = None
+    autoscaler: Object | None = None
+    signals: Signals = NO_SIGNALS
 
 
 @dataclass(frozen=True)

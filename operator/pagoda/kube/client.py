@@ -51,6 +51,7 @@ class KubeClient:
         self._session = Session(configuration)
         self._timeout = timeout
         self.fence = fence
+        self._version: tuple[int, int] | None = None
 
     @classmethod
     async def connect(cls, **kwargs: Any) -> Self:
@@ -75,6 +76,14 @@ class KubeClient:
     def configuration(self) -> Configuration:
         """The connection settings, for kopf's login."""
         return self._session.configuration
+
+    async def version(self) -> tuple[int, int]:
+        """The API server's major and minor version, asked for once."""
+        if self._version is None:
+            answer = await self._call("GET", "/version")
+            minor = re.match(r"\d+", answer["minor"])  # some providers append a "+"
+            self._version = int(answer["major"]), int(minor.group()) if minor else 0
+        return self._version
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read one object."""

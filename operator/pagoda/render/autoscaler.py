@@ -1,0 +1,137 @@
+"""The HorizontalPodAutoscaler on the demand in tokens per second.
+
+Its metrics are averages per replica (`AverageValue`), which need no pod to be ready: the count is
+`ceil(value / target)`. That a small change changes nothing is seen to by the metric itself
+(`pagoda.autoscaling.law`); the HPA's own tolerance, where it applies, returns the number of pods that
+exist, and in a roll-out that is one too many (docs/autoscaling.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pagoda.api import API_VERSION, KIND
+from pagoda.api.autoscaling import Autoscaling
+from pagoda.render.objects import Object, Owner
+
+DEMAND = "demand_tokens_per_second"
+BACKLOG = "backlog_seconds"
+WAITING = "requests_waiting"
+KV_USAGE = "kv_cache_usage"
+
+# Kubernetes from which `behavior.*.tolerance` exists.
+TOLERANCE_SINCE = (1, 35)
+
+# Share of the measured capacity that a replica shall carry. Waiting times grow without bound as the
+# load nears capacity; 0.7 leaves room for the time that another replica takes to start.
+TARGET_SHARE = 0.7
+# Seconds of work that may wait, per replica.
+BACKLOG_TARGET = "1500m"
+# Requests that may wait per replica, where no capacity is known.
+WAITING_TARGET = "4"
+# Beyond it running requests are preempted.
+KV_USAGE_TARGET = "800m"
+
+# Up at once, since users wait; down slowly, since starting again takes long.
+BEHAVIOR: Mapping[str, Mapping[str, Any]] = {
+    "scaleUp": {
+        "stabilizationWindowSeconds": 0,
+        "selectPolicy": "Max",
+        "policies": [
+            {"type": "Percent", "value": 100, "periodSeconds": 30},
+            {"type": "Pods", "value": 2, "periodSeconds": 30},
+        ],
+    },
+    "scaleDown": {
+        "stabilizationWindowSeconds": 300,
+        "selectPolicy": "Max",
+        "policies": [
+            {"type": "Percent", "value": 10, "periodSeconds": 60},
+            {"type": "Pods", "value": 1, "periodSeconds": 60},
+        ],
+    },
+}
+
+
+@dataclass(frozen=True)
+class ScalingFacts:
+    """What the HPA depends on besides the spec.
+
+    Attributes:
+        learned_target: output tokens/s per replica from measured capacity; None while unknown.
+        has_tolerance: the API server knows `behavior.*.tolerance` (Kubernetes 1.35).
+    """
+
+    learned_target: int | None = None
+    has_tolerance: bool = False
+
+
+NO_SCALING_FACTS = ScalingFacts()
+
+
+def target_of(scaling: Autoscaling, facts: ScalingFacts) -> int | None:
+    """Give the demand that one replica shall carry, in output tokens/s; None while unknown."""
+    return scaling.target_tokens_per_second or facts.learned_target
+
+
+def min_replicas(scaling: Autoscaling) -> int:
+    """Give the fewest replicas."""
+    return 1 if scaling.min_replicas is None else scaling.min_replicas
+
+
+def autoscaler(owner: Owner, scaling: Autoscaling, facts: ScalingFacts) -> Object:
+    """Build the HPA."""
+    target = target_of(scaling, facts)
+    first = (
+        [_of_resource(owner, WAITING, WAITING_TARGET)]
+        if target is None
+        else [
+            _of_resource(owner, DEMAND, str(target)),
+            _of_resource(owner, BACKLOG, BACKLOG_TARGET),
+        ]
+    )
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": owner.metadata(),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": owner.name},
+            "minReplicas": min_replicas(scaling),
+            "maxReplicas": scaling.max_replicas,
+            "metrics": [*first, _of_pods(KV_USAGE, KV_USAGE_TARGET)],
+            "behavior": _behavior(scaling.behavior or {}, facts),
+        },
+    }
+
+
+def _behavior(wished: Mapping[str, Any], facts: ScalingFacts) -> Object:
+    """Fill in the defaults per direction; what the user says of one wins."""
+    behavior = dict(wished)
+    for direction, defaults in BEHAVIOR.items():
+        said = wished.get(direction)
+        if said is not None and not isinstance(said, Mapping):
+            continue  # the API server says what is wrong with it
+        tolerance = {"tolerance": "0"} if facts.has_tolerance else {}
+        behavior[direction] = dict(defaults) | tolerance | dict(said or {})
+    return behavior
+
+
+def _of_resource(owner: Owner, metric: str, average: str) -> Object:
+    return {
+        "type": "Object",
+        "object": {
+            "describedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": owner.name},
+            "metric": {"name": metric},
+            "target": {"type": "AverageValue", "averageValue": average},
+        },
+    }
+
+
+def _of_pods(metric: str, average: str) -> Object:
+    return {
+        "type": "Pods",
+        "pods": {
+            "metric": {"name": metric},
+            "target": {"type": "AverageValue", "averageValue": average},
+        },
+    }
