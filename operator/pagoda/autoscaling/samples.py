@@ -158,9 +158,14 @@ class PodHistory:
         value: float | None = getattr(self.samples[-1], gauge) if self.samples else None
         return value
 
-    def gauge_at(self, gauge: Gauge, time: float) -> float | None:
-        """Give a gauge at a time, interpolated; before the first sample the first value."""
-        return self._at(gauge, time)
+    def mean(self, gauge: Gauge, start: float, end: float) -> float | None:
+        """Give a gauge's mean over the samples between two times; None if it is not told."""
+        told = [
+            value
+            for sample in self.samples
+            if start <= sample.time <= end and (value := getattr(sample, gauge)) is not None
+        ]
+        return sum(told) / len(told) if told else None
 
     def increase(self, counter: Counter, start: float, end: float) -> float | None:
         """Give by how much a counter rose between two times, at least 0; None if it is not told.
@@ -168,10 +173,14 @@ class PodHistory:
         A start before the first sample counts from there: a pod's first scrapes come before its
         first requests.
         """
-        first, last = self._at(counter, start), self._at(counter, end)
+        first, last = self.at(counter, start), self.at(counter, end)
         return None if first is None or last is None else last - first
 
-    def _at(self, name: Counter | Gauge, time: float) -> float | None:
+    def at(self, name: Counter | Gauge, time: float) -> float | None:
+        """Give a value at a time, between two samples on the line through them.
+
+        Before the first sample it is the first, after the last the last.
+        """
         samples = self.samples
         if not samples:
             return None
