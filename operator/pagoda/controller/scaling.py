@@ -8,22 +8,19 @@ from typing import Literal
 from pagoda.api.autoscaling import Autoscaling, AutoscalingStatus, ScalingDecision
 from pagoda.api.conditions import Status
 from pagoda.api.status import LLMDeploymentStatus
-from pagoda.render.autoscaler import (
-    BACKLOG,
-    BACKLOG_TARGET,
-    DEMAND,
-    KV_USAGE,
-    KV_USAGE_TARGET,
-    TARGET_SHARE,
-    WAITING,
-    WAITING_TARGET,
-    min_replicas,
-)
+from pagoda.render import autoscaler
+from pagoda.render.autoscaler import averages, min_replicas
 from pagoda.render.objects import Object
 from pagoda.render.plan import Plan
-from pagoda.render.quantity import parse_quantity
 
 KEPT_DECISIONS = 5
+# Value and average per replica; the values are sums over all replicas.
+_TEXTS = {
+    autoscaler.DEMAND: "{:.0f} tokens/s of demand, {:g} per replica",
+    autoscaler.BACKLOG: "{:.1f} s of work waiting, {:g} per replica",
+    autoscaler.WAITING: "{:.0f} requests waiting, {:g} per replica",
+    autoscaler.KV_USAGE: "{:.0%} of one replica's KV cache in use, {:.0%} per replica",
+}
 
 Source = Literal["Serving", "Missing", "Foreign", "Failing", "Unknown"]
 
@@ -66,7 +63,7 @@ def learned_target(previous: LLMDeploymentStatus, signals: Signals) -> int | Non
     known = signals.capacity
     if known is None and previous.autoscaling is not None:
         known = previous.autoscaling.capacity_tokens_per_second
-    return None if known is None else max(1, round(known * TARGET_SHARE))
+    return None if known is None else autoscaler.learned_target(known)
 
 
 def observe_scaling(
@@ -94,7 +91,7 @@ def observe_scaling(
     capacity, revision = signals.capacity, signals.capacity_revision
     if capacity is None:
         capacity, revision = before.capacity_tokens_per_second, before.capacity_revision
-    wishes = _wishes(plan, signals, desired)
+    wishes = _wishes(plan, signals)
     if scaling.mode == "Shadow":
         last, count = before.desired_replicas, _recommended(scaling, wishes)
         count = before.desired_replicas if count is None else count
@@ -130,24 +127,13 @@ class _Wish:
     reason: str
 
 
-def _wishes(plan: Plan, signals: Signals, desired: int) -> list[_Wish]:
+def _wishes(plan: Plan, signals: Signals) -> list[_Wish]:
     """Compute what the HPA computes: the value divided by the target, rounded up."""
-    values, wishes = signals.values, []
-    target = plan.scaling_target
-    parts = (
-        (DEMAND, None if target is None else float(target), "{:.0f} tokens/s of demand"),
-        (BACKLOG, None if target is None else _number(BACKLOG_TARGET), "{:.1f} s of work waiting"),
-        (WAITING, _number(WAITING_TARGET) if target is None else None, "{:.0f} requests waiting"),
-    )
-    for name, average, text in parts:
-        value = values.get(name)
-        if average is not None and value is not None:
-            wishes.append(
-                _Wish(_ceil(value / average), f"{text.format(value)}, {average:g} per replica")
-            )
-    if (usage := values.get(KV_USAGE)) is not None:
-        count = _ceil(desired * usage / _number(KV_USAGE_TARGET))
-        wishes.append(_Wish(count, f"{usage:.0%} of the KV cache in use"))
+    wishes = []
+    for name, average in averages(plan.scaling_target).items():
+        if (value := signals.values.get(name)) is not None:
+            text = _TEXTS[name].format(value, average)
+            wishes.append(_Wish(_ceil(value / average), text))
     return wishes
 
 
@@ -224,7 +210,3 @@ def _active(
 def _ceil(value: float) -> int:
     """Round up as the HPA does; what differs by less than its resolution, a thousandth, is equal."""
     return math.ceil(round(value, 3))
-
-
-def _number(quantity: str) -> float:
-    return float(parse_quantity(quantity))

@@ -12,6 +12,12 @@ from typing import Any
 
 from pagoda.api import API_VERSION, KIND
 from pagoda.api.autoscaling import Autoscaling
+from pagoda.autoscaling.law import (
+    BACKLOG_TARGET_SECONDS,
+    KV_CACHE_TARGET,
+    LOAD,
+    WAITING_TARGET,
+)
 from pagoda.render.objects import Object, Owner
 
 DEMAND = "demand_tokens_per_second"
@@ -21,16 +27,6 @@ KV_USAGE = "kv_cache_usage"
 
 # Kubernetes from which `behavior.*.tolerance` exists.
 TOLERANCE_SINCE = (1, 35)
-
-# Share of the measured capacity that a replica shall carry. Waiting times grow without bound as the
-# load nears capacity; 0.7 leaves room for the time that another replica takes to start.
-TARGET_SHARE = 0.7
-# Seconds of work that may wait, per replica.
-BACKLOG_TARGET = "1500m"
-# Requests that may wait per replica, where no capacity is known.
-WAITING_TARGET = "4"
-# Beyond it running requests are preempted.
-KV_USAGE_TARGET = "800m"
 
 # Up at once, since users wait; down slowly, since starting again takes long.
 BEHAVIOR: Mapping[str, Mapping[str, Any]] = {
@@ -79,17 +75,26 @@ def min_replicas(scaling: Autoscaling) -> int:
     return 1 if scaling.min_replicas is None else scaling.min_replicas
 
 
+def learned_target(capacity: float) -> int:
+    """Give the demand that a replica shall carry of what it was measured to serve at most."""
+    return max(1, round(LOAD * capacity))
+
+
+def averages(target: int | None) -> dict[str, float]:
+    """Give the metrics and what each shall be per replica.
+
+    Without a target those of which every engine can do the same.
+    """
+    first = (
+        {WAITING: WAITING_TARGET}
+        if target is None
+        else {DEMAND: float(target), BACKLOG: BACKLOG_TARGET_SECONDS}
+    )
+    return first | {KV_USAGE: KV_CACHE_TARGET}
+
+
 def autoscaler(owner: Owner, scaling: Autoscaling, facts: ScalingFacts) -> Object:
     """Build the HPA."""
-    target = target_of(scaling, facts)
-    first = (
-        [_of_resource(owner, WAITING, WAITING_TARGET)]
-        if target is None
-        else [
-            _of_resource(owner, DEMAND, str(target)),
-            _of_resource(owner, BACKLOG, BACKLOG_TARGET),
-        ]
-    )
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -98,7 +103,10 @@ def autoscaler(owner: Owner, scaling: Autoscaling, facts: ScalingFacts) -> Objec
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": owner.name},
             "minReplicas": min_replicas(scaling),
             "maxReplicas": scaling.max_replicas,
-            "metrics": [*first, _of_pods(KV_USAGE, KV_USAGE_TARGET)],
+            "metrics": [
+                _metric(owner, name, average)
+                for name, average in averages(target_of(scaling, facts)).items()
+            ],
             "behavior": _behavior(scaling.behavior or {}, facts),
         },
     }
@@ -116,22 +124,19 @@ def _behavior(wished: Mapping[str, Any], facts: ScalingFacts) -> Object:
     return behavior
 
 
-def _of_resource(owner: Owner, metric: str, average: str) -> Object:
+def _metric(owner: Owner, name: str, average: float) -> Object:
     return {
         "type": "Object",
         "object": {
             "describedObject": {"apiVersion": API_VERSION, "kind": KIND, "name": owner.name},
-            "metric": {"name": metric},
-            "target": {"type": "AverageValue", "averageValue": average},
+            "metric": {"name": name},
+            "target": {"type": "AverageValue", "averageValue": _quantity(average)},
         },
     }
 
 
-def _of_pods(metric: str, average: str) -> Object:
-    return {
-        "type": "Pods",
-        "pods": {
-            "metric": {"name": metric},
-            "target": {"type": "AverageValue", "averageValue": average},
-        },
-    }
+def _quantity(number: float) -> str:
+    """Write a number as the API server does, who would rewrite `800e-3` or `1500m` of 1.5."""
+    thousandths = round(number * 1000)
+    whole, rest = divmod(thousandths, 1000)
+    return f"{thousandths}m" if rest else str(whole)

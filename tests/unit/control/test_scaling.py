@@ -51,7 +51,7 @@ def test_given_target_scales_on_demand_from_the_start():
     made = scaled(targetTokensPerSecond=500)
     assert metrics(made) == {
         "demand_tokens_per_second": "500",
-        "backlog_seconds": "1500m",
+        "backlog_seconds": "30",
         "kv_cache_usage": "800m",
     }
     assert observed(made).status.source == "Given"
