@@ -19,6 +19,7 @@ from pagoda.autoscaling.law import (
     WAITING_TARGET,
 )
 from pagoda.render.objects import Object, Owner
+from pagoda.render.quantity import parse_quantity
 
 DEMAND = "demand_tokens_per_second"
 BACKLOG = "backlog_seconds"
@@ -110,6 +111,23 @@ def autoscaler(owner: Owner, scaling: Autoscaling, facts: ScalingFacts) -> Objec
             "behavior": _behavior(scaling.behavior or {}, facts),
         },
     }
+
+
+def facts_of(hpa: Object | None) -> ScalingFacts:
+    """Read the facts back from an HPA, for those who cannot ask for them."""
+    if hpa is None:
+        return NO_SCALING_FACTS
+    spec = hpa["spec"]
+    targets = {
+        metric["object"]["metric"]["name"]: metric["object"]["target"]["averageValue"]
+        for metric in spec.get("metrics", ())
+        if metric["type"] == "Object"
+    }
+    demand = targets.get(DEMAND)
+    return ScalingFacts(
+        learned_target=None if demand is None else int(parse_quantity(demand)),
+        has_tolerance="tolerance" in spec.get("behavior", {}).get("scaleUp", {}),
+    )
 
 
 def _behavior(wished: Mapping[str, Any], facts: ScalingFacts) -> Object:
