@@ -155,7 +155,8 @@ def _in_tokens(
         return Signal(value, why), served, Signal(None, why)
     arriving = max(_arriving(work, size), _certainly_arriving(short, size, law))
     drain = max(law.drain_seconds, fleet.start_seconds)
-    need = max(arriving, LOAD * (arriving + waiting * size / drain))
+    load = target.per_replica / target.capacity if target else LOAD
+    need = max(arriving, load * (arriving + waiting * size / drain))
     demand = Signal(_steadied(need, spec_replicas, target, law))
     if target is None:
         return demand, served, Signal(None, "CapacityUnknown")
