@@ -57,6 +57,14 @@ class ScalingDecision(ApiModel):
     reason: str = Field(description="The metric that asked for most, and its value.")
 
 
+class Capacity(ApiModel):
+    """What one replica was measured to serve at most."""
+
+    tokens_per_second: int = Field(description="In output tokens per second.")
+    revision: str = Field(description="The revision (status.revision) that it was measured of.")
+    changed_at: int = Field(description="When it changed, in seconds since 1970.")
+
+
 class AutoscalingStatus(ApiModel):
     """What autoscaling works with."""
 
@@ -67,13 +75,8 @@ class AutoscalingStatus(ApiModel):
     target_tokens_per_second: int | None = Field(
         default=None, description="The demand that one replica shall carry, in output tokens/s."
     )
-    capacity_tokens_per_second: int | None = Field(
-        default=None,
-        description="What one replica was measured to serve at most, in output tokens/s.",
-    )
-    capacity_revision: str | None = Field(
-        default=None,
-        description="The revision (status.revision) that the capacity was measured of.",
+    capacity: Capacity | None = Field(
+        default=None, description="What one replica was measured to serve at most."
     )
     desired_replicas: int | None = Field(
         default=None, description="The count that the metrics ask for, within the bounds."

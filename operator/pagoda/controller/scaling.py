@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pagoda.api.autoscaling import Autoscaling, AutoscalingStatus, ScalingDecision
+from pagoda.api.autoscaling import Autoscaling, AutoscalingStatus, Capacity, ScalingDecision
 from pagoda.api.conditions import Status
 from pagoda.api.status import LLMDeploymentStatus
 from pagoda.render import autoscaler
@@ -34,16 +34,14 @@ class Signals:
         detail: why not, in its words or the API server's.
         values: by metric name; what is unknown is missing.
         served: output tokens/s, rounded so that it does not change with every look.
-        capacity: output tokens/s that one replica was measured to serve at most.
-        capacity_revision: of which revision.
+        capacity: what one replica was measured to serve at most.
     """
 
     source: Source = "Unknown"
     detail: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     served: int | None = None
-    capacity: int | None = None
-    capacity_revision: str | None = None
+    capacity: Capacity | None = None
 
 
 NO_SIGNALS = Signals()
@@ -60,10 +58,8 @@ class Scaling:
 
 def learned_target(previous: LLMDeploymentStatus, signals: Signals) -> int | None:
     """Give the target from measured capacity: what the metrics server knows, or knew before."""
-    known = signals.capacity
-    if known is None and previous.autoscaling is not None:
-        known = previous.autoscaling.capacity_tokens_per_second
-    return None if known is None else autoscaler.learned_target(known)
+    known = signals.capacity or (previous.autoscaling and previous.autoscaling.capacity)
+    return autoscaler.learned_target(known.tokens_per_second) if known else None
 
 
 def observe_scaling(
@@ -88,9 +84,6 @@ def observe_scaling(
     if scaling is None:
         return None
     before = previous.autoscaling or AutoscalingStatus()
-    capacity, revision = signals.capacity, signals.capacity_revision
-    if capacity is None:
-        capacity, revision = before.capacity_tokens_per_second, before.capacity_revision
     wishes = _wishes(plan, signals)
     if scaling.mode == "Shadow":
         last, count = before.desired_replicas, _recommended(scaling, wishes)
@@ -111,8 +104,7 @@ def observe_scaling(
         status=AutoscalingStatus(
             source="Given" if given else "Unknown" if plan.scaling_target is None else "Learned",
             target_tokens_per_second=plan.scaling_target,
-            capacity_tokens_per_second=capacity,
-            capacity_revision=revision,
+            capacity=signals.capacity or before.capacity,
             desired_replicas=count,
             decisions=decisions or None,
         ),

@@ -7,10 +7,11 @@ LLMDeployment into the queue; moving numbers alone do not.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
+from pagoda.api.autoscaling import Capacity
+from pagoda.autoscaling.capacity import LearnedCapacity
 from pagoda.controller.cache import ObjectCache
 from pagoda.controller.queue import Key
 from pagoda.controller.scaling import NO_SIGNALS, Signals, Source
@@ -24,19 +25,24 @@ log = logging.getLogger(__name__)
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
 TOLD_SECONDS = 30.0
-# A learned capacity replaces the one in force when it differs by so much, and no oftener than that:
-# each change of the target may change the count.
-CAPACITY_SHARE = 0.15
-CAPACITY_SECONDS = 600.0
 
 
 @dataclass
 class _Told:
-    """What status was given last."""
+    """What status was given last, and what is learned for it."""
 
-    signals: Signals = NO_SIGNALS
+    signals: Signals
+    learned: LearnedCapacity
     served_at: float = -TOLD_SECONDS
-    capacity_at: float = -CAPACITY_SECONDS
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the metrics server says of one LLMDeployment."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    saturated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By revision and pod: tokens/s of replicas that had more to do than they could."""
 
 
 class SignalSource:
@@ -49,7 +55,7 @@ class SignalSource:
         on_news: Callable[[Key], None],
         *,
         period: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare.
 
@@ -58,7 +64,7 @@ class SignalSource:
             cache: tells which LLMDeployments are autoscaled.
             on_news: called with an LLMDeployment whose status will be another.
             period: seconds between two looks.
-            clock: monotonic seconds.
+            clock: seconds since 1970.
         """
         self._client = client
         self._cache = cache
@@ -90,42 +96,52 @@ class SignalSource:
         except KubeError as error:
             source, detail = await self._why(error)
             for key in scaled:
-                self._take(key, replace(self.of(key), source=source, detail=detail, values={}))
+                last = self._last(key)
+                failed = replace(last.signals, source=source, detail=detail, values={})
+                self._tell(key, last, failed)
             return
         for key in scaled:
-            self._take(key, found.get(key, Signals("Serving")))
+            self._take(key, found.get(key, _Look()))
 
     def _is_autoscaled(self, key: Key) -> bool:
         parent = self._cache.parent(key)
         return parent is not None and bool(parent["spec"].get("autoscaling"))
 
-    def _take(self, key: Key, new: Signals) -> None:
-        if (told := self._told.get(key)) is None:
-            # A new leader goes on from the status, or it would write what has hardly changed.
-            told = self._told[key] = _Told(self._reported(key))
-        now = self._clock()
-        old = told.signals
-        served, capacity, revision = old.served, old.capacity, old.capacity_revision
-        if now - told.served_at >= TOLD_SECONDS and _differs(old.served, new.served, TOLD_SHARE):
-            served, told.served_at = new.served, now
-        if (
-            new.capacity is not None
-            and now - told.capacity_at >= CAPACITY_SECONDS
-            and _differs(old.capacity, new.capacity, CAPACITY_SHARE)
-        ):
-            capacity, revision, told.capacity_at = new.capacity, new.capacity_revision, now
-        told.signals = replace(new, served=served, capacity=capacity, capacity_revision=revision)
-        if replace(told.signals, values={}) != replace(old, values={}) or self._is_shadow(key):
+    def _take(self, key: Key, look: _Look) -> None:
+        last, now = self._last(key), self._clock()
+        served, rate = last.signals.served, look.values.get("served_tokens_per_second")
+        new = None if rate is None else round(rate)
+        if now - last.served_at >= TOLD_SECONDS and _differs(served, new):
+            served, last.served_at = new, now
+        status = self._status(key)
+        revision = status.get("revision", "")
+        last.learned.observe(revision, look.saturated.get(revision, {}), now)
+        known = last.learned.to_status()
+        capacity = Capacity.model_validate(known) if known else None
+        self._tell(key, last, Signals("Serving", "", look.values, served, capacity))
+
+    def _tell(self, key: Key, last: _Told, new: Signals) -> None:
+        old, last.signals = last.signals, new
+        if replace(new, values={}) != replace(old, values={}) or self._is_shadow(key):
             self._on_news(key)
 
-    def _reported(self, key: Key) -> Signals:
-        status = (self._cache.parent(key) or {}).get("status") or {}
-        scaling = status.get("autoscaling") or {}
-        return Signals(
-            served=status.get("tokensPerSecond"),
-            capacity=scaling.get("capacityTokensPerSecond"),
-            capacity_revision=scaling.get("capacityRevision"),
-        )
+    def _last(self, key: Key) -> _Told:
+        """A new leader goes on from the status, or it would write what has hardly changed."""
+        if (told := self._told.get(key)) is None:
+            status = self._status(key)
+            known = (status.get("autoscaling") or {}).get("capacity")
+            told = self._told[key] = _Told(
+                Signals(
+                    served=status.get("tokensPerSecond"),
+                    capacity=Capacity.model_validate(known) if known else None,
+                ),
+                LearnedCapacity.from_status(known),
+            )
+        return told
+
+    def _status(self, key: Key) -> Object:
+        status: Object = (self._cache.parent(key) or {}).get("status") or {}
+        return status
 
     def _is_shadow(self, key: Key) -> bool:
         """Tell whether status itself says what each new value asks for."""
@@ -150,33 +166,27 @@ def _is_ours(service: Object) -> bool:
     return bool(service["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == MANAGED_BY)
 
 
-def _by_key(answer: Object) -> dict[Key, Signals]:
+def _by_key(answer: Object) -> dict[Key, _Look]:
     """Read the metrics server's answer.
 
     Raises:
         TransientError: it is none; perhaps another server's.
     """
     try:
-        return {Key(item["namespace"], item["name"]): _signals(item) for item in answer["items"]}
+        return {Key(item["namespace"], item["name"]): _look(item) for item in answer["items"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TransientError(200, "NotSignals", f"not an answer of Pagoda's: {error!r}") from error
 
 
-def _signals(item: Any) -> Signals:
-    values = {k: float(v) for k, v in item["signals"].items() if v is not None}
-    served = values.get("served_tokens_per_second")
-    capacity = item.get("capacity") or {}
-    known = capacity.get("tokensPerSecond")
-    return Signals(
-        "Serving",
-        values=values,
-        served=None if served is None else round(served),
-        capacity=None if known is None else round(known),
-        capacity_revision=capacity.get("revision"),
-    )
+def _look(item: Object) -> _Look:
+    signals = item["signals"].items()
+    saturated: dict[str, dict[str, float]] = {}
+    for pod in item["saturated"]:
+        saturated.setdefault(pod["revision"], {})[pod["pod"]] = float(pod["tokensPerSecond"])
+    return _Look({k: float(v["value"]) for k, v in signals if v["value"] is not None}, saturated)
 
 
-def _differs(old: int | None, new: int | None, share: float) -> bool:
+def _differs(old: int | None, new: int | None) -> bool:
     if old is None or new is None:
         return old is not new
-    return abs(new - old) > share * old
+    return abs(new - old) > TOLD_SHARE * old

@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
-from pagoda.api.autoscaling import AutoscalingStatus
+from pagoda.api.autoscaling import AutoscalingStatus, Capacity
 from pagoda.api.status import LLMDeploymentStatus
 from pagoda.controller.scaling import NO_SIGNALS, Scaling, Signals, learned_target, observe_scaling
 from pagoda.render.autoscaler import NO_SCALING_FACTS, ScalingFacts
 
 from tests.builders import live, only, plan
 
+CAPACITY = Capacity(tokens_per_second=1000, revision="abc", changed_at=0)
 NO_STATUS = LLMDeploymentStatus()
 NOW = "2026-01-01T00:00:00Z"
 
@@ -66,7 +67,7 @@ def test_unknown_capacity_scales_on_what_waits():
 
 
 def test_measured_capacity_gives_the_target():
-    target = learned_target(LLMDeploymentStatus(), Signals("Serving", capacity=1000))
+    target = learned_target(LLMDeploymentStatus(), Signals("Serving", capacity=CAPACITY))
     assert target == 700
     made = scaled(ScalingFacts(learned_target=target))
     assert metrics(made)["demand_tokens_per_second"] == "700"
@@ -77,11 +78,10 @@ def test_measured_capacity_gives_the_target():
 
 
 def test_capacity_outlives_what_measured_it():
-    kept = AutoscalingStatus(capacity_tokens_per_second=1000, capacity_revision="abc")
+    kept = AutoscalingStatus(capacity=CAPACITY)
     before = LLMDeploymentStatus(autoscaling=kept)
     assert learned_target(before, NO_SIGNALS) == 700
-    status = observed(scaled(), before=before).status
-    assert (status.capacity_tokens_per_second, status.capacity_revision) == (1000, "abc")
+    assert observed(scaled(), before=before).status.capacity == CAPACITY
 
 
 def test_tolerance_only_where_the_server_knows_it():
