@@ -55,7 +55,7 @@ class PodState(StrEnum):
 
 
 @dataclass(slots=True)
-class _Mean:
+class Memory:
     """Sums with exponential forgetting, for means over the last minutes."""
 
     tokens: dict[Counter, float] = field(default_factory=dict)
@@ -78,12 +78,14 @@ class PodHistory:
     counts_at_finish: bool = False
     """Whether the engine counts tokens only when a request ends."""
     state: PodState = PodState.STARTING
+    since: float = 0.0
+    """When it came into its state."""
     start_seconds: float | None = None
     """From creation to the first readiness; None while it starts, or when unknown. `become` fills
     it; a pod that was found ready gets it from its Ready condition."""
     samples: deque[PodSample] = field(default_factory=deque)
     """Kept samples. Their counters are made continuous over restarts of the engine."""
-    memory: _Mean = field(default_factory=_Mean)
+    memory: Memory = field(default_factory=Memory)
     _raw: dict[Counter, float] = field(default_factory=dict)  # as last told
     _total: dict[Counter, float] = field(default_factory=dict)  # made continuous
 
@@ -94,7 +96,7 @@ class PodHistory:
             return
         if self.state is PodState.STARTING and state is PodState.SERVING:
             self.start_seconds = now - self.created
-        self.state = state
+        self.state, self.since = state, now
 
     def add(self, sample: PodSample) -> None:
         """Append a scrape. One that is not newer than the last is dropped."""
@@ -140,10 +142,12 @@ class PodHistory:
         return self.samples[-1].time if self.samples else None
 
     def is_blind(self, now: float) -> bool:
-        """Tell whether a pod that serves has not been heard of for `STALE_SECONDS`."""
-        if self.state not in (PodState.SERVING, PodState.LEAVING):
-            return False
-        return self.last_time is None or now - self.last_time > STALE_SECONDS
+        """Tell whether a pod serves and has not been heard of for `STALE_SECONDS`.
+
+        A pod that is leaving closes its port before its object goes, so it is never blind.
+        """
+        heard = self.since if self.last_time is None else self.last_time
+        return self.state is PodState.SERVING and now - heard > STALE_SECONDS
 
     def tells(self, name: Counter | Gauge) -> bool:
         """Tell whether the newest sample has this value."""
@@ -151,11 +155,17 @@ class PodHistory:
 
     def latest(self, gauge: Gauge) -> float | None:
         """Give the newest value of a gauge; None if the engine does not tell it."""
-        return getattr(self.samples[-1], gauge) if self.samples else None
+        value: float | None = getattr(self.samples[-1], gauge) if self.samples else None
+        return value
 
-    def gauge_at(self, gauge: Gauge, time: float) -> float | None:
-        """Give a gauge at a time, interpolated; before the first sample the first value."""
-        return self._at(gauge, time)
+    def mean(self, gauge: Gauge, start: float, end: float) -> float | None:
+        """Give a gauge's mean over the samples between two times; None if it is not told."""
+        told = [
+            value
+            for sample in self.samples
+            if start <= sample.time <= end and (value := getattr(sample, gauge)) is not None
+        ]
+        return sum(told) / len(told) if told else None
 
     def increase(self, counter: Counter, start: float, end: float) -> float | None:
         """Give by how much a counter rose between two times, at least 0; None if it is not told.
@@ -163,20 +173,25 @@ class PodHistory:
         A start before the first sample counts from there: a pod's first scrapes come before its
         first requests.
         """
-        first, last = self._at(counter, start), self._at(counter, end)
+        first, last = self.at(counter, start), self.at(counter, end)
         return None if first is None or last is None else last - first
 
-    def _at(self, name: Counter | Gauge, time: float) -> float | None:
+    def at(self, name: Counter | Gauge, time: float) -> float | None:
+        """Give a value at a time, between two samples on the line through them.
+
+        Before the first sample it is the first, after the last the last.
+        """
         samples = self.samples
         if not samples:
             return None
         right = bisect_right(samples, time, key=lambda s: s.time)
         before, after = samples[max(right - 1, 0)], samples[min(right, len(samples) - 1)]
-        low, high = getattr(before, name), getattr(after, name)
+        low: float | None = getattr(before, name)
+        high: float | None = getattr(after, name)
         if low is None or high is None or before is after:
             return high if low is None else low
         share = (time - before.time) / (after.time - before.time)
-        return float(low + (high - low) * share)
+        return low + (high - low) * share
 
 
 def _step(last: PodSample, new: PodSample, counter: Counter) -> float:
