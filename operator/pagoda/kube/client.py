@@ -110,10 +110,10 @@ class KubeClient:
         namespace: str | None = None,
         label_selector: str = "",
         field_selector: str = "",
-    ) -> tuple[list[Object], str]:
+    ) -> tuple[Sequence[Object], str]:
         """Read all objects of a kind, and the version of the whole from which to watch on."""
         query = _selectors(label_selector, field_selector)
-        items: list[Object] = []
+        items: MutableSequence[Object] = []
         version = ""
         async for page in self._pages(resource, namespace, query):
             items += page["items"]

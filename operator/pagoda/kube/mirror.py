@@ -6,7 +6,7 @@ For processes that only look: the operator's watches are kopf's. What client-go 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ExpiredError, KubeError
@@ -82,7 +82,7 @@ class Mirror:
                 await asyncio.sleep(delay * random.uniform(0.8, 1.2))
                 delay = min(2 * delay, LAST_RETRY_SECONDS)
 
-    def _replace(self, listed: list[Object]) -> None:
+    def _replace(self, listed: Sequence[Object]) -> None:
         present = {_name(obj) for obj in listed}
         for name in self.objects.keys() - present:
             self._on_change(self.objects.pop(name), None)

@@ -49,6 +49,10 @@ class Series:
             place = end + 1 if end >= 0 and self._is_at(page, end + 1) else -1
         return found
 
+    def is_declared_counter(self, page: bytes) -> bool:
+        """Tell whether the page announces it as a counter, which without series stands at zero."""
+        return b"\n# TYPE " + self.name + b" counter" in page
+
     def _first(self, page: bytes) -> int:
         if self._is_at(page, 0):
             return 0
@@ -97,4 +101,8 @@ class Table:
                     mean = meaning in self._averaged
                     found[meaning] = total / len(values) if mean else total
                     break  # an older name beside the newer one tells the same again
+            else:
+                # A counter with labels has no series before its first event.
+                if any(series.is_declared_counter(page) for series in aliases):
+                    found[meaning] = 0.0
         return found

@@ -10,7 +10,7 @@ ENDED = ("Succeeded", "Failed")
 
 
 def keep(pod: Object) -> Object:
-    """Take from a pod what `facts` needs; a fleet has thousands."""
+    """Take from a pod what `facts` needs; there are thousands."""
     metadata, status = pod["metadata"], pod.get("status", {})
     wanted = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
     ready = [c for c in status.get("conditions") or () if c["type"] == "Ready"]

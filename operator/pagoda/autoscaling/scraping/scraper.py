@@ -16,8 +16,8 @@ import aiohttp
 from prometheus_client import Counter, Histogram
 from yarl import URL
 
-from pagoda.autoscaling.scraping.fleet import EXPECTED, Fleet, Replica
 from pagoda.autoscaling.scraping.page import Table
+from pagoda.autoscaling.scraping.roster import EXPECTED, Replica, Roster
 from pagoda.engines import ENGINES
 from pagoda.engines.base import PORT
 
@@ -61,11 +61,11 @@ class PageError(Exception):
 
 
 class Scraper:
-    """Scrapes the pods of a fleet until each is gone."""
+    """Scrapes the pods of a roster until each is gone."""
 
-    def __init__(self, fleet: Fleet, pace: Pace):
-        """Take the fleet that is to hear what pods tell."""
-        self._fleet = fleet
+    def __init__(self, roster: Roster, pace: Pace):
+        """Take the roster that is to hear what pods tell."""
+        self._roster = roster
         self._pace = pace
         self._due: list[tuple[float, int, Replica]] = []
         self._order = itertools.count()  # pods due at the same time are not to be compared
@@ -141,7 +141,7 @@ class Scraper:
             SECONDS.observe(time.monotonic() - began)
             if replica.error:
                 log.info("pod is heard of again", extra=_about(replica))
-            self._fleet.heard(replica, values, began)
+            self._roster.heard(replica, values, began)
         self._timeouts.pop(replica.uid, None)
         return self._pace.interval
 

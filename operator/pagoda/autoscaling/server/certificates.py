@@ -27,9 +27,7 @@ class Pair:
     key: bytes
 
     @classmethod
-    def issue(
-        cls, hosts: Sequence[str], now: datetime.datetime, life: datetime.timedelta
-    ) -> Self:
+    def issue(cls, hosts: Sequence[str], now: datetime.datetime, life: datetime.timedelta) -> Self:
         """Make an authority and a certificate for these DNS names."""
         authority_key = ec.generate_private_key(ec.SECP256R1())
         serial = x509.random_serial_number()
@@ -53,9 +51,7 @@ class Pair:
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-            )
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
                 critical=False,

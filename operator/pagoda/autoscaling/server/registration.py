@@ -7,7 +7,7 @@ on the other's.
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pagoda.autoscaling.server.discovery import GROUP, VERSION
@@ -55,13 +55,13 @@ def keep(obj: Object) -> Object:
     return {"metadata": {k: metadata[k] for k in wanted if k in metadata}, "spec": obj["spec"]}
 
 
-def claims(services: Mapping[object, Object], service: Service) -> Claims:
+def claims(services: Iterable[Object], service: Service) -> Claims:
     """Sort the group's APIServices into ours and others'.
 
     Ours has our label and leads to our Service: another release of Pagoda is a stranger too.
     """
     ours, others = None, []
-    for obj in services.values():
+    for obj in services:
         if not obj:
             continue
         target = obj["spec"].get("service") or {}

@@ -6,9 +6,24 @@ The grammar is apimachinery's (pkg/labels): `a=b`, `a==b`, `a!=b`, `a`, `!a`, `a
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 Labels = Mapping[str, str]
 Fits = Callable[[Labels], bool]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What a selector asks for."""
+
+    tests: tuple[Fits, ...]
+    exact: Mapping[str, str]
+    """Labels that must have one value: for a look-up before the test."""
+
+    def fits(self, labels: Labels) -> bool:
+        """Tell whether an object with these labels is meant."""
+        return all(test(labels) for test in self.tests)
+
 
 _KEY = r"[A-Za-z0-9](?:[-A-Za-z0-9_./]*[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
@@ -23,23 +38,26 @@ _ONE = re.compile(
 _PART = re.compile(_VALUE)
 
 
-def parse(text: str) -> Fits:
-    """Make the test that a selector stands for; an empty one fits everything.
+def parse(text: str) -> Selector:
+    """Read a selector; an empty one fits everything.
 
     Raises:
         ValueError: it is no selector.
     """
     tests: list[Fits] = []
+    exact: dict[str, str] = {}
     place = 0
     while place < len(text):
         match = _ONE.match(text, place)
         if match is None:
             raise ValueError(f"{text!r} is no label selector")
         tests.append(_test(match))
+        if match["operator"] in ("=", "=="):
+            exact[match["key"]] = match["value"]
         place = match.end()
     if text.rstrip().endswith(","):
         raise ValueError(f"{text!r} is no label selector")
-    return lambda labels: all(test(labels) for test in tests)
+    return Selector(tuple(tests), exact)
 
 
 def _test(match: re.Match[str]) -> Fits:

@@ -44,6 +44,7 @@ class Deployment:
     """One LLMDeployment."""
 
     uid: str
+    labels: dict[str, str] = field(default_factory=dict)
     target: law.Target | None = None
     replicas: dict[str, Replica] = field(default_factory=dict)  # by the pod's UID
     signals: law.Signals | None = None
@@ -63,7 +64,7 @@ class Deployment:
         return sum(r.history.state is state for r in self.replicas.values())
 
 
-class Fleet:
+class Roster:
     """What is known of all of them."""
 
     def __init__(
@@ -97,6 +98,7 @@ class Fleet:
         if known is None or known.uid != after["metadata"]["uid"]:
             known = self.deployments[key] = Deployment(after["metadata"]["uid"])
             known.replicas = self._pods.setdefault(key, {})
+        known.labels = after["metadata"].get("labels", {})
         known.target = target(after)
 
     def on_workload(self, before: Object | None, after: Object | None) -> None:
@@ -180,27 +182,26 @@ class Fleet:
             [replica.history], now=now, spec_replicas=1, target=None, law=self._constants
         ).served_tokens_per_second
 
-    def fresh(self, namespace: str, now: float) -> Iterator[Replica]:
-        """Give a namespace's pods that serve and are heard of."""
-        for (place, _), siblings in self._pods.items():
-            if place != namespace:
-                continue
+    def fresh(self, namespace: str, deployment: str | None, now: float) -> Iterator[Replica]:
+        """Give the pods of an LLMDeployment, or of all of a namespace, that serve and are heard of."""
+        if deployment is not None:
+            chosen = [self._pods.get((namespace, deployment), {})]
+        else:
+            chosen = [found for (place, _), found in self._pods.items() if place == namespace]
+        for siblings in chosen:
             for replica in siblings.values():
                 serves = replica.history.state is PodState.SERVING
                 if serves and replica.history.samples and not replica.history.is_blind(now):
                     yield replica
-
-    def all(self) -> Iterator[Replica]:
-        """Give all pods that exist."""
-        for siblings in self._pods.values():
-            yield from (replica for replica in siblings.values() if replica.exists)
 
 
 def keep_deployment(obj: Object) -> Object:
     """Take from an LLMDeployment what `on_deployment` needs."""
     metadata = obj["metadata"]
     return {
-        "metadata": {k: metadata[k] for k in ("name", "namespace", "uid")},
+        "metadata": {
+            k: metadata[k] for k in ("name", "namespace", "uid", "labels") if k in metadata
+        },
         "autoscaling": obj.get("spec", {}).get("autoscaling"),
         "capacity": (obj.get("status", {}).get("autoscaling") or {}).get("capacity"),
     }
