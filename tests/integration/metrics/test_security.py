@@ -55,7 +55,10 @@ def test_only_the_front_proxy_is_believed(
         # The group of all who are authenticated is added; it may read discovery by default.
         assert proxy.get(GROUP_PATH, headers=NOBODY).status_code == 200
         # But not what the proxy itself has not authenticated.
-        anonymous = {"X-Remote-User": "system:anonymous", "X-Remote-Group": "system:unauthenticated"}
+        anonymous = {
+            "X-Remote-User": "system:anonymous",
+            "X-Remote-Group": "system:unauthenticated",
+        }
         assert proxy.get(GROUP_PATH, headers=anonymous).status_code == 403
         assert proxy.get(GROUP_PATH).status_code == 401, "the proxy names nobody"
     with client(running, front, "not-the-proxy") as other:

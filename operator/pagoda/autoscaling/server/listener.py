@@ -5,10 +5,12 @@ every handshake is sent on to the context of the moment, and connections that we
 earlier one do not count as verified any more.
 """
 
+import asyncio
 import os
 import ssl
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 
 class Listener:
@@ -17,6 +19,7 @@ class Listener:
     def __init__(self) -> None:
         self._pair = b""
         self._runner: web.AppRunner | None = None
+        self._busy: set[asyncio.BaseTransport | None] = set()
         self._trusting = _context("")
         self._accepting = _context("")
         self._accepting.sni_callback = self._hand_over
@@ -39,7 +42,8 @@ class Listener:
         self._trusting = context
         if self._runner is not None and self._runner.server is not None:
             for connection in self._runner.server.connections:
-                connection.close()  # after the request that it may be at
+                if connection.transport not in self._busy:
+                    connection.force_close()
 
     def peer(self, request: web.Request) -> str | None:
         """Give the common name of the client's verified certificate; None without one."""
@@ -55,6 +59,7 @@ class Listener:
 
     async def serve(self, app: web.Application, host: str | None, port: int) -> None:
         """Accept connections; a certificate must be there."""
+        app.middlewares.insert(0, self._see_out)
         self._runner = web.AppRunner(app, handle_signals=False, keepalive_timeout=90)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, ssl_context=self._accepting).start()
@@ -63,6 +68,19 @@ class Listener:
         """End it: no new connections, running requests are answered."""
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @web.middleware
+    async def _see_out(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer what was begun before a change of the authority, and then close its connection."""
+        transport, trusting = request.transport, self._trusting
+        self._busy.add(transport)
+        try:
+            response = await handler(request)
+        finally:
+            self._busy.discard(transport)
+        if trusting is not self._trusting:
+            response.force_close()
+        return response
 
     def _hand_over(
         self, tls: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext
