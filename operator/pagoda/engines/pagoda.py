@@ -50,6 +50,8 @@ PROFILE = EngineProfile(
         "requests_waiting": ("pagoda_num_requests_waiting",),
         "generation_tokens": ("pagoda_generation_tokens_total",),
         "prompt_tokens": ("pagoda_prompt_tokens_total",),
+        "requests_finished": ("pagoda_request_success_total",),
+        "requests_rejected": ("pagoda_admission_rejections_total",),
         "kv_cache_usage": ("pagoda_kv_cache_usage_perc",),
     },
 )

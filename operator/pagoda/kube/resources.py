@@ -43,7 +43,14 @@ CLAIM = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 INGRESS_CLASS = Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass")
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 EVENT = Resource("events.k8s.io", "v1", "events", "Event")
+CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+SECRET = Resource("", "v1", "secrets", "Secret")
+CLUSTER_ROLE = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole")
 API_SERVICE = Resource("apiregistration.k8s.io", "v1", "apiservices", "APIService")
+TOKEN_REVIEW = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview")
+SUBJECT_ACCESS_REVIEW = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview"
+)
 # Not an object of the API: what the metrics server knows of all LLMDeployments.
 SIGNALS = Resource("custom.metrics.k8s.io", "v1beta2", "signals", "SignalsList")
 
