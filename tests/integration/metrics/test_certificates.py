@@ -1,6 +1,7 @@
 """The server's certificates are replaced while it is asked all the time."""
 
 import base64
+import itertools
 import threading
 import time
 
@@ -54,7 +55,7 @@ def test_rotation_without_a_gap(release: Api, server: StartServer) -> None:
     assert failures == []
     # Each was announced before it was shown: its authority was in a bundle of the one before.
     chains = list(seen)
-    for before, after in zip(chains, chains[1:], strict=False):
+    for before, after in itertools.pairwise(chains):
         authority = after[after.rindex(b"-----BEGIN") :]
         assert any(authority in bundle for bundle in seen[before])
     found = api_service(release)

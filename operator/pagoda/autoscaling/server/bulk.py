@@ -29,7 +29,7 @@ def signals(
     """
     return {
         "kind": "Signals",
-        "apiVersion": "pagoda/v1",
+        "apiVersion": GROUP_VERSION,
         "metricsAPI": {
             "registered": not registration.reason,
             "reason": registration.reason,
