@@ -31,7 +31,7 @@ BACKLOG_TARGET_SECONDS = 30.0
 class Constants:
     """What the law assumes; docs/autoscaling.md says why."""
 
-    window: float = 60.0
+    window: float = 90.0
     """Seconds over which arrivals are averaged."""
     short_window: float = 15.0
     """Seconds after which a rise may be believed, three scrapes."""
@@ -41,9 +41,9 @@ class Constants:
     """V_out/V_in: what a prompt token costs, in generated tokens."""
     drain_seconds: float = 30.0
     """Within what time a queue is to be worked off, unless replicas take longer to start."""
-    rise: float = 0.05
+    rise: float = 0.1
     """Demand beyond the present replicas by at most this share changes nothing."""
-    fall: float = 0.1
+    fall: float = 0.05
     """Fewer replicas must fit the demand with this share to spare."""
 
 
@@ -122,7 +122,7 @@ def measure(
         served_tokens_per_second=served,
         backlog_seconds=backlog,
         kv_cache_usage=_told(fleet.total("kv_cache_usage"), "KVCacheUsageNotReported"),
-        requests_waiting=_waiting(fleet, spec_replicas),
+        requests_waiting=_waiting(fleet, spec_replicas, target),
         requests_running=_told(fleet.total("requests_running"), "RunningNotReported"),
     )
     return _held(signals, previous) if fleet.blind else signals
@@ -203,16 +203,24 @@ def _steadied(need: float, spec_replicas: int, target: Target | None, law: Const
     return need
 
 
-def _waiting(fleet: Fleet, spec_replicas: int) -> Signal:
-    """Give the queue, but while replicas start no more of it than keeps their count.
+def _waiting(fleet: Fleet, spec_replicas: int, target: Target | None) -> Signal:
+    """Give the queue; while capacity is unknown and the HPA scales on it, within two bounds.
 
-    Without a capacity it cannot be said what of the queue those ordered will work off.
+    While replicas start it is no more than keeps their count: what they will work off cannot be
+    said. And it is no less than keeps the replicas that have shown to be needed: an empty queue says
+    that they are enough, not that fewer would be. Fewer are if none would have more to do than the
+    busiest has now.
     """
     waiting = fleet.total("requests_waiting")
-    enough = WAITING_TARGET * spec_replicas
-    if waiting is not None and waiting > enough and fleet.starting(spec_replicas):
-        return Signal(enough, "ReplicasStarting")
-    return _told(waiting, "WaitingNotReported")
+    if waiting is None or target is not None:
+        return _told(waiting, "WaitingNotReported")
+    most = WAITING_TARGET * spec_replicas
+    if waiting > most and fleet.starting(spec_replicas):
+        return Signal(most, "ReplicasStarting")
+    least = WAITING_TARGET * (min(fleet.in_busiest, spec_replicas) - 1) + 1e-3
+    if waiting < least:
+        return Signal(least, "CapacityUnknown")
+    return Signal(waiting)
 
 
 def _told(value: float | None, otherwise: str) -> Signal:

@@ -55,9 +55,7 @@ def diurnal(low: float, high: float, period: float) -> Rate:
     return lambda t: low + (high - low) * (1 - math.cos(2 * math.pi * t / period)) / 2
 
 
-def arrivals(
-    rng: np.random.Generator, rate: Rate, duration: float, shape: float
-) -> np.ndarray:
+def arrivals(rng: np.random.Generator, rate: Rate, duration: float, shape: float) -> np.ndarray:
     """Draw arrival times.
 
     Gaps are Gamma distributed with mean 1 in the time in which the rate is 1, and that time is then
@@ -91,9 +89,7 @@ class Scenario:
             per_replica: requests per second that one replica can do of this mix.
         """
         rng = np.random.default_rng(seed)
-        times = arrivals(
-            rng, lambda t: per_replica * self.rate(t), self.duration, self.shape
-        )
+        times = arrivals(rng, lambda t: per_replica * self.rate(t), self.duration, self.shape)
         prompts = self.mix.prompt.draw(rng, len(times))
         outputs = self.mix.output.draw(rng, len(times))
         return [

@@ -165,9 +165,7 @@ class World:
         for pod in self.pods:
             if pod.engine:
                 pod.engine.advance(self.duration)
-        cost = sum(
-            min(p.gone, self.duration) - p.created for p in [*self.pods, *self.past]
-        )
+        cost = sum(min(p.gone, self.duration) - p.created for p in [*self.pods, *self.past])
         return Result(self.requests, self.duration, cost, self.refused, self.counts)
 
 
