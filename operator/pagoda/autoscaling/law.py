@@ -217,8 +217,9 @@ def _waiting(fleet: Fleet, spec_replicas: int, target: Target | None) -> Signal:
     most = WAITING_TARGET * spec_replicas
     if waiting > most and fleet.starting(spec_replicas):
         return Signal(most, "ReplicasStarting")
-    least = WAITING_TARGET * (min(fleet.in_busiest, spec_replicas) - 1) + 1e-3
-    if waiting < least:
+    needed = min(fleet.in_busiest, spec_replicas)
+    least = WAITING_TARGET * (needed - 1) + 0.001  # just above, so that ceil() gives `needed`
+    if needed > 1 and waiting < least:
         return Signal(least, "CapacityUnknown")
     return Signal(waiting)
 

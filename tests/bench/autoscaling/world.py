@@ -1,6 +1,7 @@
 """One run: requests, replicas that start and leave, scrapes, and an autoscaler."""
 
 import heapq
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -190,5 +191,5 @@ class Result:
     def changes(self) -> int:
         """How often the count turned round: a rise after a fall or a fall after a rise."""
         specs = [spec for _, spec, _ in self.counts]
-        moves = [b - a for a, b in zip(specs, specs[1:], strict=False) if b != a]
-        return sum((a > 0) != (b > 0) for a, b in zip(moves, moves[1:], strict=False))
+        moves = [b - a for a, b in itertools.pairwise(specs) if b != a]
+        return sum((a > 0) != (b > 0) for a, b in itertools.pairwise(moves))
