@@ -25,6 +25,8 @@ KV_CACHE_TARGET = 0.8
 """Share of a replica's KV blocks in use, the HPA's target."""
 BACKLOG_TARGET_SECONDS = 30.0
 """The HPA's target for `backlog_seconds`."""
+JUST_ABOVE = 1.001
+"""What makes the HPA's ceil() give one more replica, and cannot be seen in a number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _steadied(need: float, spec_replicas: int, target: Target | None, law: Const
     """Move a demand that is near a change of the count to this side of it.
 
     The HPA makes ceil(value / target) of it. Rises within `rise` of the present count, and falls
-    that leave less than `fall` to spare, keep the count.
+    that would leave less than `fall` to spare, keep the count.
     """
     if target is None or spec_replicas < 1:
         return need
@@ -198,9 +200,7 @@ def _steadied(need: float, spec_replicas: int, target: Target | None, law: Const
     if spec_replicas < replicas <= spec_replicas * (1 + law.rise):
         return spec_replicas * target.per_replica
     roomy = min(math.ceil(replicas / (1 - law.fall)), spec_replicas)
-    if math.ceil(replicas) < roomy:
-        return (roomy - 1) * target.per_replica * 1.001  # just above, so that ceil() gives `roomy`
-    return need
+    return max(need, (roomy - 1) * target.per_replica * JUST_ABOVE)
 
 
 def _waiting(fleet: Fleet, spec_replicas: int, target: Target | None) -> Signal:
@@ -218,7 +218,7 @@ def _waiting(fleet: Fleet, spec_replicas: int, target: Target | None) -> Signal:
     if waiting > most and fleet.starting(spec_replicas):
         return Signal(most, "ReplicasStarting")
     needed = min(fleet.in_busiest, spec_replicas)
-    least = WAITING_TARGET * (needed - 1) + 0.001  # just above, so that ceil() gives `needed`
+    least = WAITING_TARGET * (needed - 1) * JUST_ABOVE
     if needed > 1 and waiting < least:
         return Signal(least, "CapacityUnknown")
     return Signal(waiting)

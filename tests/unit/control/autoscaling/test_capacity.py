@@ -1,5 +1,7 @@
 """Learning what a replica can do."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,9 +40,7 @@ def test_too_short_a_watch_or_silence_shows_nothing():
 def feed(it: LearnedCapacity, rates, start: float, revision="a", pod="p") -> list[float]:
     """Give one window after the other; list the times at which the capacity changed."""
     times = [start + i * WINDOW_SECONDS for i in range(len(rates))]
-    return [
-        t for t, rate in zip(times, rates, strict=True) if it.observe(revision, {pod: rate}, t)
-    ]
+    return [t for t, rate in zip(times, rates, strict=True) if it.observe(revision, {pod: rate}, t)]
 
 
 def test_one_window_is_not_enough_and_two_are():
@@ -77,7 +77,7 @@ def test_changes_are_ten_minutes_apart_and_larger_than_15_percent(rates):
         t = i * WINDOW_SECONDS
         if it.observe("a", {"p": rate}, t):
             seen.append((t, it.tokens_per_second))
-    for (t, old), (later, new) in zip(seen, seen[1:], strict=False):
+    for (t, old), (later, new) in itertools.pairwise(seen):
         assert later - t >= CHANGE_SECONDS
         assert abs(new / old - 1) > 0.15
 
