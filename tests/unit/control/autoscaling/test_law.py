@@ -280,6 +280,11 @@ def test_between_the_lumps_the_rate_is_steady(end):
     assert served == pytest.approx(100, rel=0.2)  # right after an end all are younger than half
 
 
+def test_long_requests_that_run_are_not_held_against_those_that_have_ended():
+    # Ten of 400 tokens have ended, ten more have run for 35 of their 40 s and are not counted yet.
+    assert ask([lumpy(75)], now=75).served_tokens_per_second.value == pytest.approx(100, rel=0.3)
+
+
 def test_a_rise_shows_before_the_first_request_of_it_has_ended():
     assert demand([lumpy(435)], now=435) > 130
     raw = lumpy(435)
