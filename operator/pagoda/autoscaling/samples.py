@@ -19,7 +19,7 @@ COUNTERS: tuple[Counter, ...] = (
     "requests_finished",
     "requests_rejected",
 )
-KEEP_SECONDS = 120.0  # twice the law's long window
+KEEP_SECONDS = 120.0  # the longest window, its first scrape and some missed ones
 STALE_SECONDS = 16.0  # three scrapes of 5 s and their jitter
 MEMORY_SECONDS = 300.0  # time constant of the means per request: minutes, as request mixes change
 

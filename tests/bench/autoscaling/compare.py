@@ -108,14 +108,14 @@ def run(job: Job) -> Row:
     )
 
 
-def jobs(seeds: Iterable[int], *, sweep: bool, held_out: bool | None = None) -> Iterator[Job]:
-    """List the runs; `sweep` takes every setting of a policy, else only its default."""
+def jobs(seeds: Iterable[int], *, held_out: bool | None = None) -> Iterator[Job]:
+    """List the runs, of all scenarios or of those that were held out or were not."""
     for scenario in SCENARIOS:
         if held_out is not None and scenario.held_out != held_out:
             continue
         for delay in DELAYS:
             for name, (_, settings) in POLICIES.items():
-                for setting in settings if sweep else settings[len(settings) // 2 :][:1]:
+                for setting in settings:
                     for seed in seeds:
                         yield Job(scenario.name, delay, name, setting, seed)
 

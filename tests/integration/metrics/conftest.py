@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,51 +38,82 @@ def metrics_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture
-def release(metrics_cluster: Cluster) -> Iterator[Api]:
-    """The chart's own objects in a namespace of the test's, as after an install; no Pods."""
+@contextmanager
+def installed(cluster: Cluster) -> Iterator[Api]:
+    """The chart's own objects in a namespace of their own, as after an install; no pods."""
     name = f"m{next(_numbers)}"
-    metrics_cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("create", "namespace", name)
     command = [binary("helm"), "template", "pagoda", CHART, "--namespace", name]
     for part in ("rbac", "service"):
         command += ["--show-only", f"templates/metrics-server/{part}.yaml"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    metrics_cluster.kubectl("apply", "--server-side", "-f", "-", input=done.stdout)
-    api = Api(metrics_cluster, name)
+    cluster.kubectl("apply", "--server-side", "-f", "-", input=done.stdout)
+    api = Api(cluster, name)
     yield api
     uninstall(api)
-    metrics_cluster.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def uninstall(api: Api) -> None:
-    """What is left of `helm uninstall` without Helm: what is cluster-wide goes."""
-    for kind in ("clusterrolebinding", "clusterrole"):
-        names = f"{NAME} {NAME}-signals {NAME}-auth-delegator".split()
-        api.kubectl("delete", kind, *names, "--ignore-not-found")
+    """What matters of `helm uninstall`: what is cluster-wide goes."""
+    names = (NAME, f"{NAME}-signals", f"{NAME}-auth-delegator")
+    api.kubectl("delete", "clusterrolebinding", *names, "--ignore-not-found")
+    api.kubectl("delete", "clusterrole", *names[:2], "--ignore-not-found")
     eventually(lambda: api_service(api) is None, what="the APIService goes with the chart")
 
 
-@pytest.fixture
-def server(release: Api, tmp_path: Path) -> Iterator[StartServer]:
-    """Start servers of the release; they are killed at the test's end."""
+@contextmanager
+def servers(api: Api, folder: Path) -> Iterator[StartServer]:
+    """Start servers of a release; they are killed in the end."""
     made: list[MetricsServerProcess] = []
-    kubeconfig = release.cluster.kubeconfig_for(
-        f"system:serviceaccount:{release.namespace}:{NAME}",
+    kubeconfig = api.cluster.kubeconfig_for(
+        f"system:serviceaccount:{api.namespace}:{NAME}",
         ["system:serviceaccounts", "system:authenticated"],
     )
 
     def make(**flags: Any) -> MetricsServerProcess:
-        log = tmp_path / f"{len(made)}.log"
-        process = MetricsServerProcess(kubeconfig, log, namespace=release.namespace, **flags)
+        log = folder / f"{len(made)}.log"
+        process = MetricsServerProcess(kubeconfig, log, namespace=api.namespace, **flags)
         made.append(process)
         if len(made) == 1:
-            lead_to(release, process.port)
+            lead_to(api, process.port)
         return process.start()
 
-    yield make
+    try:
+        yield make
+    finally:
+        for process in made:
+            process.kill()
     for process in made:
-        process.kill()
         assert "defect" not in process.log
+
+
+@pytest.fixture
+def release(metrics_cluster: Cluster) -> Iterator[Api]:
+    """An installation of the test's own."""
+    with installed(metrics_cluster) as api:
+        yield api
+
+
+@pytest.fixture
+def server(release: Api, tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers of the test's own installation."""
+    with servers(release, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared(
+    metrics_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Api, MetricsServerProcess]]:
+    """One installation and one server, registered, for all tests of a module that only ask it."""
+    with (
+        installed(metrics_cluster) as api,
+        servers(api, tmp_path_factory.mktemp("shared")) as make,
+    ):
+        running = make().wait_ready()
+        wait_available(api)
+        yield api, running
 
 
 def lead_to(api: Api, port: int) -> None:

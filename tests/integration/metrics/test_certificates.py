@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import ssl
 import threading
 import time
 
@@ -15,7 +16,7 @@ from tests.integration.metrics.conftest import (
 )
 from tests.kube import Api, eventually
 
-SHORT = {"certificate_seconds": "9", "settle_seconds": "1"}
+SHORT = {"certificate_seconds": "6", "settle_seconds": "1"}
 
 
 def held(api: Api) -> dict[str, bytes]:
@@ -25,7 +26,7 @@ def held(api: Api) -> dict[str, bytes]:
 
 
 def test_rotation_without_a_gap(release: Api, server: StartServer) -> None:
-    """Two replicas, of which one is asked, over three lives of a certificate."""
+    """Two replicas, of which one is asked, over two changes of the certificate."""
     first, second = server(**SHORT), server(**SHORT)
     wait_available(release)
     failures: list[str] = []
@@ -46,7 +47,7 @@ def test_rotation_without_a_gap(release: Api, server: StartServer) -> None:
         def lived() -> bool:
             found = held(release)
             seen.setdefault(found["tls.crt"], set()).add(found["ca.crt"])
-            return len(seen) == 4
+            return len(seen) == 3
 
         eventually(lived, timeout=60)
     finally:
@@ -90,6 +91,4 @@ def test_a_spoilt_secret_is_made_anew(release: Api, server: StartServer) -> None
 
 
 def _shown(port: int) -> str:
-    import ssl
-
     return ssl.get_server_certificate(("127.0.0.1", port))

@@ -13,12 +13,12 @@ from dev.cluster import ClusterError
 from dev.cluster.pki import Authority
 from tests.integration.metrics.conftest import (
     GROUP_PATH,
-    StartServer,
     raw,
-    wait_available,
 )
 from tests.kube import Api, eventually
 from tests.metrics_server_process import MetricsServerProcess
+
+Shared = tuple[Api, MetricsServerProcess]
 
 NOBODY = {"X-Remote-User": "nobody", "X-Remote-Group": "none"}
 ADMIN = {"X-Remote-User": "admin", "X-Remote-Group": "system:masters"}
@@ -44,10 +44,8 @@ def pki(api: Api, name: str) -> Path:
     return api.cluster.state / "pki" / f"{name}.crt"
 
 
-def test_only_the_front_proxy_is_believed(
-    release: Api, server: StartServer, tmp_path: Path
-) -> None:
-    running = server().wait_ready()
+def test_only_the_front_proxy_is_believed(shared: Shared, tmp_path: Path) -> None:
+    release, running = shared
     front = pki(release, "front-proxy-ca")
     with client(running, front, "front-proxy") as proxy:
         answer = proxy.get(GROUP_PATH, headers=ADMIN)
@@ -74,8 +72,8 @@ def test_only_the_front_proxy_is_believed(
             forger.get(GROUP_PATH, headers=ADMIN)
 
 
-def test_tokens_are_reviewed(release: Api, server: StartServer) -> None:
-    running = server().wait_ready()
+def test_tokens_are_reviewed(shared: Shared) -> None:
+    release, running = shared
     release.kubectl("create", "serviceaccount", "caller")
     token = release.kubectl("create", "token", "caller").stdout.strip()
     path = f"{GROUP_PATH}/namespaces/{release.namespace}/pods/*/requests_running"
@@ -93,8 +91,8 @@ def test_tokens_are_reviewed(release: Api, server: StartServer) -> None:
     assert token not in running.log
 
 
-def test_every_request_is_authorized_by_its_names(release: Api, server: StartServer) -> None:
-    running = server().wait_ready()
+def test_every_request_is_authorized_by_its_names(shared: Shared) -> None:
+    release, running = shared
     namespace = release.namespace
     front = pki(release, "front-proxy-ca")
     release.kubectl(
@@ -133,16 +131,16 @@ def test_every_request_is_authorized_by_its_names(release: Api, server: StartSer
         assert proxy.get("/" + "x" * 2000, headers=ADMIN).status_code == 414
 
 
-def test_probes_are_open_and_nothing_else_is(release: Api, server: StartServer) -> None:
-    running = server().wait_ready()
+def test_probes_are_open_and_nothing_else_is(shared: Shared) -> None:
+    _, running = shared
     for path in ("/healthz", "/livez", "/readyz"):
         assert running.probe(path) == "200 ok"
     for path in ("/", "/apis", "/metrics", SIGNALS, "/openapi/v2", "/healthz/x"):
         assert running.probe(path).startswith("401"), path
 
 
-def test_operator_may_read_the_signals(release: Api, server: StartServer) -> None:
-    running = server().wait_ready()
+def test_operator_may_read_the_signals(shared: Shared) -> None:
+    release, running = shared
     release.kubectl("create", "serviceaccount", "pagoda-operator")
     token = release.kubectl("create", "token", "pagoda-operator").stdout.strip()
     with client(running) as operator:
@@ -151,9 +149,8 @@ def test_operator_may_read_the_signals(release: Api, server: StartServer) -> Non
     assert answer.json()["items"] == []
 
 
-def test_through_the_aggregator(release: Api, server: StartServer) -> None:
-    server()
-    wait_available(release)
+def test_through_the_aggregator(shared: Shared) -> None:
+    release, _ = shared
     found = raw(release, GROUP_PATH)
     names = {resource["name"] for resource in found["resources"]}
     assert "llmdeployments.serving.pagoda.dev/demand_tokens_per_second" in names
@@ -172,11 +169,9 @@ def test_through_the_aggregator(release: Api, server: StartServer) -> None:
     assert raw(release, path, kubeconfig=hpa)["kind"] == "MetricValueList"
 
 
-def test_another_front_proxy_counts_as_soon_as_it_is_listed(
-    release: Api, server: StartServer, tmp_path: Path
-) -> None:
+def test_another_front_proxy_counts_as_soon_as_it_is_listed(shared: Shared, tmp_path: Path) -> None:
     """The API server merges what it finds there with its own settings."""
-    running = server().wait_ready()
+    release, running = shared
     new = Authority.create(tmp_path, "new-proxy-ca").pair.certificate
     name = "extension-apiserver-authentication"
     system = Api(release.cluster, "kube-system")

@@ -9,20 +9,25 @@ from dev.cluster import ClusterError
 from tests.fake_engine import FakeEngine
 from tests.integration.metrics.conftest import (
     GROUP_PATH,
-    StartServer,
     play_kubelet,
     raw,
     serve,
-    wait_available,
 )
 from tests.kube import Api, eventually
+from tests.metrics_server_process import MetricsServerProcess
 
+Shared = tuple[Api, MetricsServerProcess]
+
+LOADS = "serving.pagoda.dev%2Fllmdeployment%3Dloads"
 KIND = "llmdeployments.serving.pagoda.dev"
 
 
 def of_deployment(api: Api, name: str, metric: str) -> dict[str, Any]:
     path = f"{GROUP_PATH}/namespaces/{api.namespace}/{KIND}/{name}/{metric}"
-    (item,) = raw(api, path)["items"]
+    try:
+        (item,) = raw(api, path)["items"]
+    except ClusterError as error:
+        raise AssertionError(str(error)) from error  # not yet, for `eventually`
     return dict(item)
 
 
@@ -32,15 +37,14 @@ def of_pods(api: Api, metric: str, selector: str = "") -> dict[str, str]:
     return {item["describedObject"]["name"]: item["value"] for item in items}
 
 
-def test_numbers_of_two_pods(release: Api, server: StartServer) -> None:
+def test_numbers_of_two_pods(shared: Shared) -> None:
+    release, running = shared
     with ExitStack() as engines:
         one, two = engines.enter_context(FakeEngine()), engines.enter_context(FakeEngine())
         one.generation_rate, two.generation_rate = 300.0, 500.0
         one.kv_cache_usage, two.kv_cache_usage = 0.25, 0.5
         one.running, two.running = 3, 4
         names = serve(release, "chat", one, two)
-        running = server()
-        wait_available(release)
 
         def served() -> bool:
             item = of_deployment(release, "chat", "served_tokens_per_second")
@@ -53,7 +57,8 @@ def test_numbers_of_two_pods(release: Api, server: StartServer) -> None:
         assert of_deployment(release, "chat", "kv_cache_usage")["value"] == "750m"
         assert of_deployment(release, "chat", "requests_waiting")["value"] == "0"
         demand = of_deployment(release, "chat", "demand_tokens_per_second")
-        assert 650 < _number(demand["value"]) < 950
+        # What was begun in the window counts as well: seven requests.
+        assert 650 < _number(demand["value"]) < 1300
 
         by_pod = of_pods(release, "requests_running")
         assert set(by_pod) == set(names)
@@ -75,33 +80,32 @@ def test_numbers_of_two_pods(release: Api, server: StartServer) -> None:
         value = of_deployment(release, "chat", "served_tokens_per_second")["value"]
         assert 600 < _number(value) < 900
 
-        # A pod that answers no more is left out, and known as blind rather than idle.
+        # What answers no more is not idle; and nobody is sent elsewhere by an engine.
+        failures = running.metric("pagoda_scrape_failures_total")
         two.status = 302
-        eventually(lambda: len(of_pods(release, "requests_running")) == 1, timeout=30)
+        eventually(lambda: running.metric("pagoda_scrape_failures_total") > failures)
         assert of_deployment(release, "chat", "requests_running")["value"] == "7"
-        assert running.metric("pagoda_scrape_failures_total") > 0
 
 
 def test_a_loading_pod_has_no_numbers_and_a_deleted_one_none_left(
-    release: Api, server: StartServer
+    shared: Shared,
 ) -> None:
+    release, _ = shared
     with ExitStack() as engines:
         one, two = engines.enter_context(FakeEngine()), engines.enter_context(FakeEngine())
         one.running, two.running = 1, 2
-        names = serve(release, "chat", one, two)
-        server()
-        wait_available(release)
-        eventually(lambda: set(of_pods(release, "requests_running")) == set(names))
+        names = serve(release, "loads", one, two)
+        eventually(lambda: set(of_pods(release, "requests_running", LOADS)) == set(names))
 
-        release.patch("deployment", "chat", {"spec": {"replicas": 1}})
-        release.kubectl("delete", "pod", names[1], "--force", "--grace-period=0")
-        eventually(lambda: names[1] not in of_pods(release, "requests_running"))
-        eventually(lambda: of_deployment(release, "chat", "requests_running")["value"] == "1")
+        # Which one goes is the ReplicaSet's choice; without a kubelet it is gone at once.
+        release.patch("deployment", "loads", {"spec": {"replicas": 1}})
+        (value,) = eventually(lambda: _one(of_pods(release, "requests_running", LOADS)))
+        eventually(lambda: of_deployment(release, "loads", "requests_running")["value"] == value)
 
-        release.patch("deployment", "chat", {"spec": {"replicas": 2}})
+        release.patch("deployment", "loads", {"spec": {"replicas": 2}})
 
         def new() -> str:
-            pods = release.list("pods", "serving.pagoda.dev/llmdeployment=chat")
+            pods = release.list("pods", "serving.pagoda.dev/llmdeployment=loads")
             (name,) = {pod["metadata"]["name"] for pod in pods} - set(names)
             return str(name)
 
@@ -109,27 +113,32 @@ def test_a_loading_pod_has_no_numbers_and_a_deleted_one_none_left(
         play_kubelet(release, loading, two.address, ready=False)
         asked = two.asked
         eventually(lambda: two.asked > asked)
-        assert loading not in of_pods(release, "requests_running")
+        assert loading not in of_pods(release, "requests_running", LOADS)
         play_kubelet(release, loading, two.address)
-        eventually(lambda: of_pods(release, "requests_running").get(loading) == "2")
+        eventually(lambda: of_pods(release, "requests_running", LOADS).get(loading) == "2")
 
 
-def test_what_there_is_not(release: Api, server: StartServer, engine: FakeEngine) -> None:
-    serve(release, "chat", engine)
-    server()
-    wait_available(release)
+def test_what_there_is_not(shared: Shared, engine: FakeEngine) -> None:
+    release, _ = shared
+    serve(release, "quiet", engine)
     root = f"{GROUP_PATH}/namespaces/{release.namespace}"
     for path, problem in (
         (f"{KIND}/none/requests_running", "not found"),
-        (f"{KIND}/chat/no_such_metric", "no metric no_such_metric"),
+        (f"{KIND}/quiet/no_such_metric", "no metric no_such_metric"),
         ("pods/*/demand_tokens_per_second", "no metric demand_tokens_per_second"),
-        ("services/chat/requests_running", "no metric requests_running of services"),
+        ("services/quiet/requests_running", "no metric requests_running of services"),
         ("pods/none/requests_running", "not known"),
         ("pods/*/requests_running?labelSelector=%28", "no label selector"),
-        (f"{KIND}/chat/requests_running?metricLabelSelector=a%3Db", "no series"),
+        (f"{KIND}/quiet/requests_running?metricLabelSelector=a%3Db", "no series"),
     ):
         with pytest.raises(ClusterError, match=problem):
             raw(release, f"{root}/{path}")
+
+
+def _one(found: dict[str, str]) -> list[str]:
+    """The values, once there is but one."""
+    assert len(found) == 1
+    return list(found.values())
 
 
 def _number(quantity: str) -> float:
