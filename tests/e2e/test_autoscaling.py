@@ -81,6 +81,7 @@ def count(api: Api) -> int:
     return int(api.get("deployment", "toy")["spec"]["replicas"])
 
 
+@pytest.mark.timeout(600)
 def test_count_follows_a_load_up_and_down(api: Api):
     api.apply(
         manifest(
