@@ -32,6 +32,7 @@ def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]
         max_num_queued_reqs=config.queued_reqs_bound,
         max_num_queued_tokens=config.max_num_queued_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
+        window=spec.largest_window,
     )
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 

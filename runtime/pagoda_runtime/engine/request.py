@@ -64,6 +64,7 @@ class Request:
     blocks of block_table. There is no prefill or decode state: a request catches up until one token
     is left to compute.
 
+    The first num_passed blocks of the table have left every layer's window and may be others' by now.
     block_hashes are those of the full blocks of token_ids; others can find the first num_shared of
     them. num_uncached is what the request had to compute when it arrived. rank is the scheduler's.
     """
@@ -77,6 +78,7 @@ class Request:
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_shared: int = 0
+    num_passed: int = 0
     num_uncached: int = 0
     num_preemptions: int = 0
     rank: tuple[int, int] = (0, 0)

@@ -48,12 +48,14 @@ class Scheduler:
         max_num_queued_reqs: int | None = None,
         max_num_queued_tokens: int | None = None,
         enable_prefix_caching: bool = True,
+        window: int | None = None,
     ) -> None:
+        """window: see `KVManager`."""
         if max_num_seqs > max_num_batched_tokens:
             raise ValueError("every running request needs one token of the budget")
         if pool.blocks_for(max_model_len) > pool.num_blocks:
             raise ValueError("the block pool cannot hold one request of max_model_len")
-        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching)
+        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching, window=window)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len
@@ -142,6 +144,7 @@ class Scheduler:
             request = chunk.request
             samples = chunk.samples
             request.num_computed = chunk.end
+            self.kv.release_passed(request)
             if not samples:
                 continue
             token = sampled[request.id]

@@ -31,7 +31,7 @@ class TorchRunner:
         """See `Runner`."""
         token_ids = [t for c in chunks for t in c.request.token_ids[c.start : c.end]]
         positions = [p for c in chunks for p in range(c.start, c.end)]
-        self._attention.plan([SequenceChunk(c.start, c.end, c.request.block_table) for c in chunks])
+        self._attention.plan([SequenceChunk(c.start, c.end, _own_blocks(c)) for c in chunks])
         hidden = self._decoder.forward(
             torch.tensor(token_ids), torch.tensor(positions), self._attention.attend
         )
@@ -46,6 +46,14 @@ class TorchRunner:
             return {}
         logits = self._decoder.logits(hidden[last_rows])
         return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
+
+
+def _own_blocks(chunk: Chunk) -> list[int]:
+    """The request's block table. What has left the window is gathered too, and masked then: from a
+    block of its own, since 0 times another request's infinity would not be 0.
+    """
+    table, passed = chunk.request.block_table, chunk.request.num_passed
+    return [table[passed]] * passed + table[passed:]
 
 
 def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> TorchRunner:
