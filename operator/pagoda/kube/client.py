@@ -40,6 +40,7 @@ class KubeClient:
         configuration: Configuration,
         *,
         timeout: float = 10.0,
+        connections: int = 0,
         fence: Callable[[], None] = lambda: None,
     ):
         """Wrap a configuration.
@@ -47,9 +48,10 @@ class KubeClient:
         Args:
             configuration: where the API server is and who we are.
             timeout: seconds for one request.
+            connections: at most so many at a time; 0: any number.
             fence: called before every write; raises FencedError when we may not write.
         """
-        self._session = Session(configuration)
+        self._session = Session(configuration, connections=connections)
         self._timeout = timeout
         self.fence = fence
         self._version: tuple[int, int] | None = None

@@ -29,7 +29,8 @@ class Response(NamedTuple):
 class Session:
     """A pool of connections that knows where the API server is and who we are."""
 
-    def __init__(self, configuration: Configuration):
+    def __init__(self, configuration: Configuration, *, connections: int = 0):
+        """Open no connection yet; `connections` is how many there may be, 0 for any number."""
         self.configuration = configuration
         parts = urlsplit(configuration.host)
         bypassed = urllib.request.proxy_bypass(parts.hostname or "")
@@ -40,7 +41,7 @@ class Session:
             "server_hostname": configuration.tls_server_name,
         }
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=_tls(configuration), limit=0),
+            connector=aiohttp.TCPConnector(ssl=_tls(configuration), limit=connections),
             timeout=aiohttp.ClientTimeout(total=None),  # the caller sets one
         )
 

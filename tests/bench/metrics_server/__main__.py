@@ -26,6 +26,7 @@ from tests.kube import eventually
 from tests.metrics_server_process import PERIODS, MetricsServerProcess
 
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
+WORKERS = 5  # the HPA controller's (--concurrent-horizontal-pod-autoscaler-syncs)
 METRICS = ("demand_tokens_per_second", "backlog_seconds", "requests_waiting")
 PRODUCTION = {
     "scrape-seconds": "5",
@@ -143,7 +144,7 @@ def _ask(
 
 
 async def _open_loop(kubeconfig: Path, namespace: str, args: argparse.Namespace) -> list[float]:
-    http = Aiohttp(kubeconfig)
+    http = Aiohttp(kubeconfig, WORKERS)
     latencies: list[float] = []
     root = f"{GROUP_PATH}/namespaces/{namespace}/llmdeployments.serving.pagoda.dev"
 

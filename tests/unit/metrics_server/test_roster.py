@@ -96,17 +96,17 @@ def test_a_deleted_pods_gauges_go_at_once() -> None:
     for step in range(61):
         for replica in new:
             tell(known, replica, now + step, 2.0)
-    known.measure(now + 60)
+    known.measure(KEY, now + 60)
     signals = known.deployments[KEY].signals
     assert signals is not None
     assert signals.requests_running.value == 4.0
     known.on_pod(pod("chat-1"), None)
     assert not new[1].exists
-    known.measure(now + 60)
+    known.measure(KEY, now + 60)
     signals = known.deployments[KEY].signals
     assert signals is not None
     assert signals.requests_running.value == 2.0
-    known.measure(now + 60 + KEEP_SECONDS + 1)
+    known.measure(KEY, now + 60 + KEEP_SECONDS + 1)
     assert set(known.deployments[KEY].replicas) == {"uid-chat-0"}
 
 

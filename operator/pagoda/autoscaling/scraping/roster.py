@@ -154,27 +154,32 @@ class Roster:
         replica.error = ""
 
     # --- what is asked ------------------------------------------------------------------------
-    def measure(self, now: float) -> None:
-        """Apply the law to every LLMDeployment, and forget pods that are long gone."""
-        for key in list(self._pods):
-            self._forget(key, now)
-        for key, deployment in self.deployments.items():
-            deployment.signals = law.measure(
-                [replica.history for replica in deployment.replicas.values()],
-                now=now,
-                spec_replicas=self._spec_replicas.get(key, 0),
-                target=deployment.target,
-                previous=deployment.signals,
-                law=self._constants,
-            )
+    def measure(self, key: Key, now: float) -> None:
+        """Apply the law to an LLMDeployment, and forget pods of it that are long gone."""
+        self._forget(key, now)
+        if (deployment := self.deployments.get(key)) is None:
+            return
+        deployment.signals = law.measure(
+            [replica.history for replica in deployment.replicas.values()],
+            now=now,
+            spec_replicas=self._spec_replicas.get(key, 0),
+            target=deployment.target,
+            previous=deployment.signals,
+            law=self._constants,
+        )
+
+    @property
+    def keys(self) -> list[Key]:
+        """The LLMDeployments that there are, and those of which pods are left."""
+        return list(self._pods)
 
     def _forget(self, key: Key, now: float) -> None:
-        siblings = self._pods[key]
+        siblings = self._pods.get(key, {})
         for uid, replica in list(siblings.items()):
             if replica.gone_at is not None and now - replica.gone_at > KEEP_SECONDS:
                 del siblings[uid]
         if not siblings and key not in self.deployments:
-            del self._pods[key]
+            self._pods.pop(key, None)
 
     def served(self, replica: Replica, now: float) -> law.Signal:
         """Give what one pod serves, in output-equivalent tokens per second."""

@@ -47,12 +47,18 @@ log = logging.getLogger(__name__)
 AUTHENTICATION = ("kube-system", "extension-apiserver-authentication")
 RETRY_SECONDS = 5.0
 LOOK_SECONDS = 60.0
+# A burst of callers must not become a burst of TLS handshakes, which would make all of them wait.
+REVIEWS_AT_A_TIME = 16
+SLICE_SECONDS = (
+    0.02  # the law takes its turns so often, and no more LLMDeployments in one than this:
+)
+AT_ONCE = 5
 
 DEPLOYMENTS = Gauge("pagoda_llmdeployments", "LLMDeployments known.")
 REPLICAS = Gauge("pagoda_engine_pods", "Engine pods by what is known of them.", ["state"])
 REGISTERED = Gauge("pagoda_metrics_api_registered", "1 while the API group is ours.")
 MEASURE_SECONDS = Gauge(
-    "pagoda_measure_seconds", "Time of the last pass of the law over all LLMDeployments."
+    "pagoda_measure_seconds", "CPU time of the last pass of the law over all LLMDeployments."
 )
 
 
@@ -75,9 +81,9 @@ class Options:
 class MetricsServer:
     """One replica."""
 
-    def __init__(self, client: KubeClient, options: Options):
-        """Join the parts."""
-        self._client = client
+    def __init__(self, client: KubeClient, reviewer: KubeClient, options: Options):
+        """Join the parts; the reviewer is a client for questions about callers alone."""
+        self._reviewer = reviewer
         self._options = options
         self._stopping = False
         self._watched_since: float | None = None
@@ -128,8 +134,8 @@ class MetricsServer:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`."""
         routes = Routes(
-            Authenticator(self._client, lambda: self._front_proxy),
-            Authorizer(self._client),
+            Authenticator(self._reviewer, lambda: self._front_proxy),
+            Authorizer(self._reviewer),
             Values(self._roster, self._options.constants),
             peer=self._listener.peer,
             signals=self._signals,
@@ -205,13 +211,23 @@ class MetricsServer:
         for mirror in self._watched:
             await mirror.synced.wait()
         self._watched_since = time.monotonic()
+        # Each as often as there is something new, one after the other: all at once would keep
+        # queries waiting for half a second with a thousand of them.
+        interval = self._options.pace.interval
         while True:
             began = time.monotonic()
-            self._roster.measure(began)
-            MEASURE_SECONDS.set(time.monotonic() - began)
+            keys = self._roster.keys
+            spent = 0.0
+            for number, key in enumerate(keys, start=1):
+                started = time.monotonic()
+                self._roster.measure(key, started)
+                spent += time.monotonic() - started
+                due = began + interval * number / len(keys)
+                if (early := due - time.monotonic()) > SLICE_SECONDS or number % AT_ONCE == 0:
+                    await asyncio.sleep(max(early, 0))
+            MEASURE_SECONDS.set(spent)
             self._count()
-            # As often as there is something new.
-            await asyncio.sleep(self._options.pace.interval)
+            await asyncio.sleep(max(began + interval - time.monotonic(), 0))
 
     async def _register(self) -> None:
         await self._presented.wait()
@@ -284,13 +300,15 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await KubeClient.connect()
+    reviewer = await KubeClient.connect(connections=REVIEWS_AT_A_TIME)
     # The metrics have a thread of their own and stay readable when the loop is stuck.
     own_metrics, _ = start_http_server(options.metrics_port)
     try:
-        await MetricsServer(client, options).run(stop)
+        await MetricsServer(client, reviewer, options).run(stop)
     finally:
         own_metrics.shutdown()
         await client.close()
+        await reviewer.close()
     return 0
 
 
