@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from pagoda_runtime.engine.memory import run_in_memory
 from pagoda_runtime.engine.output import Delta, Stats
 from pagoda_runtime.engine.request import Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
@@ -61,7 +62,12 @@ class EngineCore:
             done = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
             prompt_tokens += done - request.prompt_tokens_counted
             request.prompt_tokens_counted = done
-        sampled = self._runner.run(chunks) if chunks else {}
+        sampled, failed = run_in_memory(self._runner, chunks) if chunks else ({}, [])
+        if failed:
+            lost = self._scheduler.fail(chunks, failed)
+            deltas += [Delta(r.id, [], r.finish_reason) for r in lost]
+            chunks = [c for c in chunks if c.request not in lost]
+            sampled = {c.request.id: sampled[c.request.id] for c in chunks if c.samples}
         self._scheduler.update(chunks, {name: chosen.token for name, chosen in sampled.items()})
         deltas += [
             self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled

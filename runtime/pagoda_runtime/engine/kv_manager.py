@@ -68,6 +68,13 @@ class KVManager:
             self.pool.remember(request.block_table[index], hashes[index])
             request.num_shared = index + 1
 
+    def forget_from(self, request: Request, start: int) -> list[int]:
+        """Let nobody find the blocks from position `start` on any more; return them."""
+        blocks = request.block_table[start // self.pool.block_size :]
+        for block in blocks:
+            self.pool.forget(block)
+        return blocks
+
     def release(self, request: Request) -> None:
         """Take a request's blocks. What is in them stays to be found until they are overwritten."""
         self.pool.free(request.block_table)

@@ -10,14 +10,16 @@ from enum import StrEnum
 
 
 class FinishReason(StrEnum):
-    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's). `timeout` is no answer's
-    end: its deadline passed, and the client gets an error.
+    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's). `timeout` and `error`
+    are no answer's end: its deadline passed, or the engine had no memory for it, and the client
+    gets an error.
     """
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
     TIMEOUT = "timeout"
+    ERROR = "error"
 
 
 @dataclass(frozen=True)

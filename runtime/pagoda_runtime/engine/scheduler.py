@@ -151,6 +151,21 @@ class Scheduler:
             elif request.num_outputs >= request.params.max_tokens:
                 self._end([request], FinishReason.LENGTH)
 
+    def fail(self, chunks: Iterable[Chunk], failed: Iterable[Chunk]) -> list[Request]:
+        """End the requests of the chunks that could not be computed, and return them.
+
+        Their blocks of this step hold nothing, so nobody may find them any more, and requests of
+        the same step that have found one already end too. `chunks` is the step, as scheduled.
+        """
+        lost, wanted, hollow = [], set(failed), set[int]()
+        for chunk in chunks:
+            request = chunk.request
+            if chunk in wanted or not hollow.isdisjoint(request.block_table):
+                lost.append(request)
+                hollow.update(self.kv.forget_from(request, chunk.start))
+        self._end(lost, FinishReason.ERROR)
+        return lost
+
     def _check_queue(self, request: Request) -> None:
         # A free seat takes a request in the next step: until then it is on its way, not queued.
         seats = self.max_num_seqs - len(self.running)

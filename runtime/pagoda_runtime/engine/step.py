@@ -66,7 +66,8 @@ class Runner(Protocol):
         - The next token is chosen as `engine.sampler` describes, from `request.params`, at
           position `request.num_tokens`. `params.seed` is never None here.
 
-        `chunks` is never empty. An exception ends the engine.
+        `chunks` is never empty. MemoryError makes the engine try again with less (`engine.memory`);
+        any other exception ends it.
         """
 
 

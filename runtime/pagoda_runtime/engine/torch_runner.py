@@ -18,6 +18,8 @@ from pagoda_runtime.model.decoder import Decoder
 from pagoda_runtime.model.loader import load_weights
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
 
+_NO_MEMORY = "DefaultCPUAllocator: "
+
 
 class TorchRunner:
     """Turns the scheduler's chunks into one flat batch of tokens for the decoder."""
@@ -26,9 +28,18 @@ class TorchRunner:
         self._decoder = decoder
         self._attention = attention
 
-    @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
         """See `Runner`."""
+        try:
+            return self._run(chunks)
+        except RuntimeError as error:
+            # torch.OutOfMemoryError is for devices; on the CPU only the message tells.
+            if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+
+    @torch.inference_mode()
+    def _run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
         token_ids = [t for c in chunks for t in c.request.token_ids[c.start : c.end]]
         positions = [p for c in chunks for p in range(c.start, c.end)]
         self._attention.plan([SequenceChunk(c.start, c.end, c.request.block_table) for c in chunks])

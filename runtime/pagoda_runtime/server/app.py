@@ -21,6 +21,7 @@ from pagoda_runtime.server.engine_client import (
     DeadlineError,
     EngineClient,
     EngineDeadError,
+    OutOfMemoryError,
     QueueFullError,
     RequestRejectedError,
 )
@@ -37,7 +38,13 @@ from pagoda_runtime.server.protocol import (
 )
 from pagoda_runtime.server.state import ReplicaState
 
-_ENGINE_ERRORS = (EngineDeadError, RequestRejectedError, QueueFullError, DeadlineError)
+_ENGINE_ERRORS = (
+    EngineDeadError,
+    RequestRejectedError,
+    QueueFullError,
+    OutOfMemoryError,
+    DeadlineError,
+)
 
 
 class Api:
@@ -218,6 +225,8 @@ def _as_api_error(error: Exception) -> ApiError:
         return bad_request(str(error))
     if isinstance(error, QueueFullError):
         return errors.queue_full(str(error))
+    if isinstance(error, OutOfMemoryError):
+        return errors.unavailable("out_of_memory", retry_after=1)
     if isinstance(error, DeadlineError):
         return errors.deadline_exceeded()
     # Its reason is for the log and the probes; the client can only go elsewhere.

@@ -20,6 +20,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.output import Delta, Stats
 from pagoda_runtime.engine.request import FinishReason, SamplingParams
@@ -40,11 +41,23 @@ class QueueFullError(Exception):
     """The engine's queue is at its bound; the message says by what."""
 
 
+class OutOfMemoryError(Exception):
+    """The engine had no memory for the request's next step."""
+
+
 class DeadlineError(Exception):
     """The request's deadline passed before its answer was complete."""
 
 
-_Event = Delta | EngineDeadError | RequestRejectedError | QueueFullError | DeadlineError
+_Event = (
+    Delta
+    | EngineDeadError
+    | RequestRejectedError
+    | QueueFullError
+    | OutOfMemoryError
+    | DeadlineError
+)
+_FAILURES = {FinishReason.TIMEOUT: DeadlineError, FinishReason.ERROR: OutOfMemoryError}
 
 
 class EngineClient:
@@ -92,6 +105,7 @@ class EngineClient:
         self._socket.set_hwm(0)
         self._socket.bind(address)
         config = msgspec.json.encode(dataclasses.asdict(self._config)).decode()
+        self._oom_kills = cgroup.oom_kills()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # The working directory is no place to import from; the parent's own path is.
@@ -140,6 +154,12 @@ class EngineClient:
         if ids:
             self._send(ipc.Abort(ids))
 
+    def give_up(self, reason: str) -> None:
+        """Declare an engine dead that does not answer any more, and end its process."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+        self._die(reason)
+
     async def close(self) -> None:
         """End the process, whatever it is doing: it keeps nothing that would need saving."""
         for task in self._tasks:
@@ -168,8 +188,8 @@ class EngineClient:
                 case ipc.Update():
                     self._on_stats(message.stats)
                     for delta in message.deltas:
-                        late = delta.finish_reason is FinishReason.TIMEOUT
-                        self._deliver(delta.id, DeadlineError() if late else delta)
+                        failure = _FAILURES.get(delta.finish_reason)
+                        self._deliver(delta.id, delta if failure is None else failure())
                 case ipc.Rejected():
                     kind = QueueFullError if message.queue_full else RequestRejectedError
                     self._deliver(message.id, kind(message.message))
@@ -186,8 +206,9 @@ class EngineClient:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.dead.wait(), 0.5)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-        self._die(f"the engine process ended with {name}{hint}")
+        if code == -signal.SIGKILL and cgroup.oom_kills() > self._oom_kills:
+            self._die("out of memory: the kernel killed the engine process at its memory limit")
+        self._die(f"the engine process ended with {name}")
 
     def _die(self, reason: str) -> None:
         if self.dead.is_set():

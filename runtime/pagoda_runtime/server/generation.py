@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from pagoda_runtime.engine.output import Delta
 from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
-from pagoda_runtime.server.engine_client import DeadlineError, EngineClient
+from pagoda_runtime.server.engine_client import DeadlineError, EngineClient, OutOfMemoryError
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -66,6 +66,9 @@ class Generation:
                         return
         except DeadlineError:
             reason = FinishReason.TIMEOUT
+            raise
+        except OutOfMemoryError:
+            reason = FinishReason.ERROR
             raise
         finally:
             self._finished(reason or FinishReason.ABORT)

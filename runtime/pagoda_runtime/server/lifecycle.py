@@ -25,6 +25,7 @@ from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
 from pagoda_runtime.server.metrics import Metrics
 from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.state import Phase, ReplicaState
+from pagoda_runtime.server.watchdog import Watchdog
 
 log = logging.getLogger("pagoda.api")
 
@@ -48,7 +49,8 @@ class Lifecycle:
         self._engine = EngineClient(config.engine, metrics.on_stats)
         tell = partial(write_termination_log, config.termination_log)
         self._api = Api(self._engine, self._state, metrics, config.model_names)
-        self._probes = Probes(self._engine, self._state, metrics, config.step_timeout, tell)
+        self._watchdog = Watchdog(self._engine, config.step_timeout)
+        self._probes = Probes(self._engine, self._state, metrics, self._watchdog, tell)
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
 
@@ -66,7 +68,11 @@ class Lifecycle:
         try:
             await self._load()
             await self._first(self._stop)
-            await self._drain()
+            biting = asyncio.create_task(self._watchdog.bite())
+            try:
+                await self._drain()
+            finally:
+                biting.cancel()
             return 0
         except (ConfigError, EngineDeadError) as error:
             self._state.phase = Phase.DEAD

@@ -13,10 +13,7 @@ from pagoda_runtime.server.engine_client import EngineClient
 from pagoda_runtime.server.errors import json_response
 from pagoda_runtime.server.metrics import Metrics
 from pagoda_runtime.server.state import ReplicaState
-
-# An engine that said nothing for this long without work in hand hangs: its heartbeat comes every
-# second.
-_IDLE_SILENCE = 60.0
+from pagoda_runtime.server.watchdog import Watchdog
 
 
 class Probes:
@@ -29,13 +26,13 @@ class Probes:
         engine: EngineClient,
         state: ReplicaState,
         metrics: Metrics,
-        step_timeout: float,
+        watchdog: Watchdog,
         tell: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._state = state
         self._metrics = metrics
-        self._step_timeout = step_timeout
+        self._watchdog = watchdog
         self._tell = tell
         self._told_hung = False
 
@@ -53,21 +50,15 @@ class Probes:
         """200 while the engine process lives and speaks; while it loads, and says nothing, it
         only has to live.
         """
-        limit = (
-            self._step_timeout
-            if self._engine.num_active
-            else min(_IDLE_SILENCE, self._step_timeout)
-        )
-        silence = self._engine.silence if self._engine.loaded.is_set() else 0.0
         if self._engine.dead.is_set():
             return json_response({"status": "dead", "reason": self._engine.reason}, 503)
-        hung = silence > limit
-        if hung != self._told_hung:
+        hung = self._watchdog.hung
+        if bool(hung) != self._told_hung:
             # Who kills us for this says only that a probe failed; if we live on, it is taken back.
-            self._tell(f"engine hung: silent for {silence:.0f} s" if hung else "")
-            self._told_hung = hung
+            self._tell(hung)
+            self._told_hung = bool(hung)
         if hung:
-            return json_response({"status": "hung", "silence_seconds": round(silence, 1)}, 503)
+            return json_response({"status": "hung", "reason": hung}, 503)
         return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
