@@ -77,6 +77,9 @@ class ServeConfig:
     shutdown_timeout: float = 30.0
     step_timeout: float = 300.0
     termination_log: Path = field(default=Path("/dev/termination-log"))
+    api_key_file: Path | None = None
+    metrics_port: int | None = None
+    metrics_compat: Literal["vllm"] | None = None
 
     @property
     def model_names(self) -> tuple[str, ...]:

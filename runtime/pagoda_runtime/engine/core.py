@@ -73,7 +73,10 @@ class EngineCore:
             self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled
         ]
         return deltas, replace(
-            self.stats(), prompt_tokens=prompt_tokens, generation_tokens=len(sampled)
+            self.stats(),
+            prompt_tokens=prompt_tokens,
+            generation_tokens=len(sampled),
+            step_seconds=self._clock() - now,
         )
 
     def stats(self) -> Stats:

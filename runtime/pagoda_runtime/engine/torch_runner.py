@@ -12,10 +12,11 @@ from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceCh
 from pagoda_runtime.attention.paged_torch import PagedTorchAttention
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.kv_size import KVSize
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.sampler import sample
 from pagoda_runtime.engine.step import Chunk, ExecutionUnavailableError, Sampled
 from pagoda_runtime.model.decoder import Decoder
-from pagoda_runtime.model.loader import load_weights
+from pagoda_runtime.model.loader import read_weights
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
 
 _NO_MEMORY = "DefaultCPUAllocator: "
@@ -59,13 +60,19 @@ class TorchRunner:
         return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
 
 
-def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> TorchRunner:
+def load(
+    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
+) -> TorchRunner:
     """The runner with its weights and its cache."""
     if config.quantization is not None:
         raise ExecutionUnavailableError(f"plain torch has no --quantization {config.quantization}")
     torch.set_num_threads(cgroup.thread_count())
     dtype = getattr(torch, choose_dtype(config.dtype, spec))
-    weights = load_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
+    weights = dict(
+        progress.watch(
+            read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
+        )
+    )
     layout = KVLayout(size.num_blocks, config.block_size, dtype)
     return TorchRunner(
         Decoder(spec, weights, size.max_model_len), PagedTorchAttention(spec, layout)

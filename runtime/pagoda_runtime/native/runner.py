@@ -10,6 +10,7 @@ import numpy as np
 from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.kv_size import KVSize
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.request import Request
 from pagoda_runtime.engine.step import Chunk, ExecutionUnavailableError, Sampled
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
@@ -94,7 +95,9 @@ def _sampled(result: Result, row: int, request: Request) -> Sampled:
     )
 
 
-def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> NativeRunner:
+def load(
+    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
+) -> NativeRunner:
     """The runner with its weights and its cache; ExecutionUnavailableError says what it lacks."""
     if choose_dtype(config.dtype, spec) != "bfloat16":
         raise ExecutionUnavailableError("it computes in bfloat16 and the model is float32")
@@ -112,5 +115,6 @@ def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> NativeRunner:
         )
     except NativeError as error:
         raise ExecutionUnavailableError(str(error)) from error
-    load_weights(model, read_weights(Path(config.model), spec, config.load_format, config.seed))
+    weights = read_weights(Path(config.model), spec, config.load_format, config.seed)
+    load_weights(model, progress.watch(weights))
     return NativeRunner(model, config.block_size)

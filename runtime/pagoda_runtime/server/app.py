@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -28,7 +28,6 @@ from pagoda_runtime.server.engine_client import (
 from pagoda_runtime.server.errors import ApiError, bad_request, json_response
 from pagoda_runtime.server.generation import Generation
 from pagoda_runtime.server.metrics import Metrics
-from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.protocol import (
     ChatReply,
     ChatRequest,
@@ -145,10 +144,10 @@ class Api:
         )
 
 
-def application(api: Api, probes: Probes) -> Starlette:
-    """The ASGI application."""
+def application(routes: Sequence[Route]) -> Starlette:
+    """The ASGI application, with errors in OpenAI's form."""
     return Starlette(
-        routes=[*api.routes, *probes.routes],
+        routes=list(routes),
         exception_handlers={
             ApiError: errors.handle_api_error,
             HTTPException: errors.handle_http_error,

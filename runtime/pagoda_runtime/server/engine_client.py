@@ -57,7 +57,10 @@ _Event = (
     | OutOfMemoryError
     | DeadlineError
 )
-_FAILURES = {FinishReason.TIMEOUT: DeadlineError, FinishReason.ERROR: OutOfMemoryError}
+_FAILURES: dict[FinishReason | None, type[DeadlineError | OutOfMemoryError]] = {
+    FinishReason.TIMEOUT: DeadlineError,
+    FinishReason.ERROR: OutOfMemoryError,
+}
 
 
 class EngineClient:
@@ -65,9 +68,17 @@ class EngineClient:
     `close`.
     """
 
-    def __init__(self, config: EngineConfig, on_stats: Callable[[Stats], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        on_stats: Callable[[Stats], None],
+        on_loading: Callable[[ipc.Progress | ipc.Warming], None],
+        on_rejection: Callable[[str], None],
+    ) -> None:
         self._config = config
         self._on_stats = on_stats
+        self._on_loading = on_loading
+        self._on_rejection = on_rejection
         self._streams: dict[str, asyncio.Queue[_Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cleanup = contextlib.ExitStack()
@@ -190,7 +201,11 @@ class EngineClient:
                     for delta in message.deltas:
                         failure = _FAILURES.get(delta.finish_reason)
                         self._deliver(delta.id, delta if failure is None else failure())
+                case ipc.Progress() | ipc.Warming():
+                    self._on_loading(message)
                 case ipc.Rejected():
+                    if message.queue_full:
+                        self._on_rejection("queue_full")
                     kind = QueueFullError if message.queue_full else RequestRejectedError
                     self._deliver(message.id, kind(message.message))
                 case ipc.Loaded():

@@ -13,6 +13,7 @@ from pagoda_runtime.engine.output import Delta
 from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
 from pagoda_runtime.server.engine_client import DeadlineError, EngineClient, OutOfMemoryError
+from pagoda_runtime.server.meter import RequestMeter
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -36,19 +37,24 @@ class Generation:
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
-        self._metrics = metrics
         self._id = request_id
         self._prompt_ids = prompt_ids
         self._params = params
         self._stop = stop
-        self._arrival = time.monotonic()
-        self._last_token: float | None = None
-        self.completion_tokens = 0
+        metrics.n.observe(1)
+        self._meter = RequestMeter(
+            metrics, params, prompt_tokens=len(prompt_ids), arrival=time.monotonic()
+        )
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
         return len(self._prompt_ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return self._meter.completion_tokens
 
     async def pieces(self) -> AsyncGenerator[tuple[str, FinishReason | None], None]:
         """Yield pieces of text, possibly empty; the last one comes with the reason of the end."""
@@ -59,7 +65,7 @@ class Generation:
                 self._engine.generate(self._id, self._prompt_ids, self._params)
             ) as deltas:
                 async for delta in deltas:
-                    self._measure(delta)
+                    self._meter.on_delta(delta)
                     piece, reason = text.push(delta)
                     yield piece, reason
                     if reason is not None:
@@ -73,27 +79,12 @@ class Generation:
         finally:
             self._finished(reason or FinishReason.ABORT)
 
-    def _measure(self, delta: Delta) -> None:
-        if not delta.token_ids:
-            return
-        now = time.monotonic()
-        if self._last_token is None:
-            self._metrics.first_token.observe(now - self._arrival)
-        else:
-            self._metrics.inter_token.observe(now - self._last_token)
-        if delta.queue_time is not None:
-            self._metrics.queue.observe(delta.queue_time)
-        self._last_token = now
-        self.completion_tokens += len(delta.token_ids)
-
     def _finished(self, reason: FinishReason) -> None:
-        seconds = time.monotonic() - self._arrival
-        self._metrics.request.observe(seconds)
-        self._metrics.on_finish(reason)
+        seconds = self._meter.finish(reason)
         log.info(
             "request finished",
             extra={
-                "request_id": self._id,
+                "reply_id": self._id,
                 "finish_reason": reason,
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens,

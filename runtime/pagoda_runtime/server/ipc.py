@@ -29,6 +29,17 @@ class Abort(msgspec.Struct, tag=True, array_like=True):
     ids: list[str]
 
 
+class Progress(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: how far the model is loaded, in bytes of weights."""
+
+    loaded_bytes: int
+    total_bytes: int
+
+
+class Warming(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: the model is loaded; the self-test begins."""
+
+
 class Loaded(msgspec.Struct, tag=True, array_like=True):
     """Engine → API: the model is loaded and has generated its first token."""
 
@@ -61,7 +72,7 @@ class Fatal(msgspec.Struct, tag=True, array_like=True):
 
 
 ToEngine = Submit | Abort
-FromEngine = Loaded | Update | Rejected | Fatal
+FromEngine = Progress | Warming | Loaded | Update | Rejected | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

@@ -1,18 +1,17 @@
-"""What Kubernetes and Prometheus ask: liveness, readiness, metrics."""
+"""What Kubernetes asks: does it live, is it ready, how far is its start?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pagoda_runtime.server.engine_client import EngineClient
 from pagoda_runtime.server.errors import json_response
-from pagoda_runtime.server.metrics import Metrics
-from pagoda_runtime.server.state import ReplicaState
+from pagoda_runtime.server.startup import StartPhase, Startup
+from pagoda_runtime.server.state import Phase, ReplicaState
 from pagoda_runtime.server.watchdog import Watchdog
 
 
@@ -25,13 +24,13 @@ class Probes:
         self,
         engine: EngineClient,
         state: ReplicaState,
-        metrics: Metrics,
+        startup: Startup,
         watchdog: Watchdog,
         tell: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._state = state
-        self._metrics = metrics
+        self._startup = startup
         self._watchdog = watchdog
         self._tell = tell
         self._told_hung = False
@@ -42,8 +41,8 @@ class Probes:
         return [
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
+            Route("/startupz", self.startupz),
             Route("/health", self.readyz),
-            Route("/metrics", self.prometheus),
         ]
 
     async def livez(self, request: Request) -> Response:
@@ -62,13 +61,16 @@ class Probes:
         return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """200 when requests are welcome, else 503 with the reason."""
+        """200 when requests are welcome, else 503 with the reason; how far it is while loading."""
         reason = self._state.not_ready_reason
-        return json_response(
-            {"status": "ready"} if reason is None else {"reason": reason}, 503 if reason else 200
-        )
+        if reason is None:
+            return json_response({"status": "ready"})
+        is_starting = self._state.phase in (Phase.LOADING, Phase.WARMING)
+        progress = self._startup.progress() if is_starting else {}
+        return json_response({"reason": reason} | progress, 503)
 
-    async def prometheus(self, request: Request) -> Response:
-        """The metrics page."""
-        page = generate_latest(self._metrics.registry)
-        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def startupz(self, request: Request) -> Response:
+        """200 once it has started, whatever came later; else 503. Phases and their seconds."""
+        done = self._startup.phase is StartPhase.DONE
+        content = self._startup.progress() | {"phases": self._startup.phases()}
+        return json_response(content, 200 if done else 503)

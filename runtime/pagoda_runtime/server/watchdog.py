@@ -36,6 +36,6 @@ class Watchdog:
         """Give the engine up as soon as it hangs. For when we are to end anyway: nothing would
         finish, and whoever waits learns it at once.
         """
-        while not (hung := self.hung):
+        while not (hung := self.hung):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
         self._engine.give_up(hung)
