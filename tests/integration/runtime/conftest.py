@@ -49,8 +49,8 @@ class Server:
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.logs: list[dict[str, Any]] = []
-        self._reader = threading.Thread(target=self._read_logs)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read_logs)
+        self.reader.start()
         self.http = httpx.Client(timeout=PATIENCE)
 
     def _read_logs(self) -> None:
@@ -120,7 +120,7 @@ class Server:
             os.kill(engine, signal.SIGKILL)
             raise
         finally:
-            self._reader.join()
+            self.reader.join()
             self.http.close()
         assert self.log("not JSON") is None
 

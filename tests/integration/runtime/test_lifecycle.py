@@ -51,10 +51,10 @@ def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
     # The port is open and the probes answer long before the engine has loaded.
     assert server.get("/livez").status_code == 200
     for path in ("/readyz", "/health"):
-        assert (server.get(path).status_code, server.get(path).json()) == (
-            503,
-            {"reason": "loading"},
-        )
+        unready = server.get(path)
+        assert (unready.status_code, unready.json()["reason"]) == (503, "loading")
+        assert unready.json().keys() >= {"phase", "elapsed_seconds"}
+    assert server.get("/startupz").status_code == 503
     assert server.get("/metrics").status_code == 200
     assert server.get("/v1/models").status_code == 503
     early = server.complete("a")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from pagoda_runtime.config import ConfigError
-from pagoda_runtime.server.auth import ApiKeys
+from pagoda_runtime.server.auth import ApiKeyGuard, ApiKeys
+from starlette.types import Message, Receive, Scope, Send
 
 
 class Clock:
@@ -72,3 +73,33 @@ def test_what_cannot_be_read_changes_nothing(
     clock.now += 1
     assert known.allow(b"other")
     assert not known.allow(b"mine")
+
+
+@pytest.mark.parametrize("can_answer", [True, False])
+async def test_a_websocket_is_refused_before_it_is_accepted(
+    tmp_path: Path, can_answer: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    guard = ApiKeyGuard(app, keys(tmp_path / "keys", "mine"))
+    extensions = {"websocket.http.response": {}} if can_answer else {}
+    scope = {"type": "websocket", "path": "/v1/chat/completions", "extensions": extensions}
+    sent: list[Message] = []
+    await guard(scope | {"headers": []}, receive, send)
+    if can_answer:
+        start, body = sent
+        assert (start["type"], start["status"]) == ("websocket.http.response.start", 401)
+        assert (b"www-authenticate", b"Bearer") in start["headers"]
+        assert b"invalid_api_key" in body["body"]
+    else:
+        assert [message["type"] for message in sent] == ["websocket.close"]
+    sent.clear()
+    await guard(scope | {"headers": [(b"authorization", b"Bearer mine")]}, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.accept"]
