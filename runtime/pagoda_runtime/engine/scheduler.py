@@ -32,7 +32,14 @@ from pagoda_runtime.engine.step import Chunk
 
 
 class QueueFullError(Exception):
-    """The request would fit, but too much waits before it: later, or another replica, may do."""
+    """The request would fit, but too much waits before it: later, or another replica, may do.
+
+    bound: the flag that says how much is too much, as vLLM names it in its metrics.
+    """
+
+    def __init__(self, message: str, bound: str) -> None:
+        super().__init__(message)
+        self.bound = bound
 
 
 class Scheduler:
@@ -171,12 +178,14 @@ class Scheduler:
         seats = self.max_num_seqs - len(self.running)
         bound = self.max_num_queued_reqs
         if bound is not None and len(self.waiting) >= bound + seats:
-            raise QueueFullError(f"{len(self.waiting)} requests are waiting")
+            raise QueueFullError(f"{len(self.waiting)} requests are waiting", "max_num_queued_reqs")
         tokens = sum(r.num_uncached for r in self.waiting)
         bound = self.max_num_queued_tokens
         # The first in line may be as long as it likes: there is no better time to send it.
         if bound is not None and self.waiting and tokens + request.num_uncached > bound:
-            raise QueueFullError(f"{tokens} prompt tokens are waiting to be computed")
+            raise QueueFullError(
+                f"{tokens} prompt tokens are waiting to be computed", "max_num_queued_tokens"
+            )
 
     def _admit(self, ahead_of: Request | None) -> Request | None:
         """Move the first waiting request to running, if there is a seat and blocks for it, and only

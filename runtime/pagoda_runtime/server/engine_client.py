@@ -204,9 +204,9 @@ class EngineClient:
                 case ipc.Progress() | ipc.Warming():
                     self._on_loading(message)
                 case ipc.Rejected():
-                    if message.queue_full:
-                        self._on_rejection("queue_full")
-                    kind = QueueFullError if message.queue_full else RequestRejectedError
+                    if message.bound:
+                        self._on_rejection(message.bound)
+                    kind = QueueFullError if message.bound else RequestRejectedError
                     self._deliver(message.id, kind(message.message))
                 case ipc.Loaded():
                     self.info = message

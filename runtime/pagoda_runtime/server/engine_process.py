@@ -106,8 +106,8 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
         except (ValueError, QueueFullError) as error:
-            full = isinstance(error, QueueFullError)
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
+            bound = error.bound if isinstance(error, QueueFullError) else ""
+            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), bound)))
     return changed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -38,7 +39,9 @@ def metrics_route(metrics: Metrics) -> Route:
     """`/metrics` in Prometheus' text format."""
 
     async def page(request: Request) -> Response:
-        return Response(metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # Milliseconds of work, which probes and streams need not wait for.
+        content = await asyncio.to_thread(metrics.page)
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Route("/metrics", page)
 

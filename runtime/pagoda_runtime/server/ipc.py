@@ -58,11 +58,13 @@ class Update(msgspec.Struct, tag=True, array_like=True):
 
 
 class Rejected(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
+    """Engine → API: a request the engine will not run: never, or not now because its queue is full;
+    then `bound` names what bounds it.
+    """
 
     id: str
     message: str
-    queue_full: bool = False
+    bound: str = ""
 
 
 class Fatal(msgspec.Struct, tag=True, array_like=True):

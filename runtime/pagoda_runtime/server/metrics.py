@@ -37,6 +37,8 @@ _OURS_ONLY = (
     "pagoda_http_requests",
     "pagoda_http_request_duration_seconds",
 )
+# What vLLM counts in its API server, without the label `engine`.
+_ACROSS_ENGINES = ("pagoda_admission_rejections",)
 
 
 class Metrics:
@@ -118,7 +120,7 @@ class Metrics:
         self._rejected = self._labelled_counter(
             "admission_rejections", "Requests refused before they were queued.", "reason"
         )
-        for refused in ("queue_full", "loading", "draining"):
+        for refused in ("max_num_queued_reqs", "max_num_queued_tokens", "loading", "draining"):
             self._rejected.labels(self._model_name, refused)
         seconds = self._histogram
         self.first_token = seconds(
@@ -255,9 +257,10 @@ class _VllmNames(Collector):
         for metric in self._registry.collect():
             if metric.name in _OURS_ONLY:
                 continue
+            engine = {} if metric.name in _ACROSS_ENGINES else {"engine": "0"}
             renamed = Metric(_vllm_name(metric.name), metric.documentation, metric.type)
             renamed.samples = [
-                s._replace(name=_vllm_name(s.name), labels=s.labels | {"engine": "0"})
+                s._replace(name=_vllm_name(s.name), labels=s.labels | engine)
                 for s in metric.samples
             ]
             yield renamed
