@@ -12,15 +12,12 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.bench.runtime.model import CONFIGS, Model, model
-from tests.bench.runtime.vocabulary import Prompt
 
 PATHS = ("/livez", "/readyz", "/metrics")
 STREAMS = 32
