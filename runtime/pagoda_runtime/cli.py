@@ -48,6 +48,7 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         api_key_file=arguments.api_key_file,
         metrics_port=arguments.metrics_port,
         metrics_compat=arguments.metrics_compat,
+        max_connections=arguments.max_connections,
     )
 
 
@@ -169,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics-compat",
         choices=("vllm",),
         help="every metric that vLLM has too also under vLLM's name, for its dashboards",
+    )
+    http.add_argument(
+        "--max-connections",
+        type=int,
+        default=server.max_connections,
+        help="clients above that get 503 and are disconnected; probes are still answered",
     )
     http.add_argument(
         "--drain-delay",

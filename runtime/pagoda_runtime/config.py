@@ -80,6 +80,11 @@ class ServeConfig:
     api_key_file: Path | None = None
     metrics_port: int | None = None
     metrics_compat: Literal["vllm"] | None = None
+    max_connections: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ConfigError("--max-connections must be at least 1")
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -91,13 +91,14 @@ class ApiKeyGuard:
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-        if scope["type"] == "websocket":
-            await _refuse_websocket(scope, receive, send, error)
-        else:
-            await json_response(error.body(), error.status, error.headers)(scope, receive, send)
+        await refuse(scope, receive, send, error)
 
 
-async def _refuse_websocket(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:
+async def refuse(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:
+    """Answer a request, or a WebSocket before it is accepted, with an error."""
+    if scope["type"] == "http":
+        await json_response(error.body(), error.status, error.headers)(scope, receive, send)
+        return
     await receive()  # websocket.connect
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})  # which the server makes a 403

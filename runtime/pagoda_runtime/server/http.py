@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from pagoda_runtime.server.connections import protocol
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -49,10 +50,11 @@ def metrics_route(metrics: Metrics) -> Route:
 class HttpServer(uvicorn.Server):
     """uvicorn without its own idea of signals."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_connections: int) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol(max_connections),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

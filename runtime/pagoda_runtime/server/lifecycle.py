@@ -23,6 +23,7 @@ from pagoda_runtime.server.access import AccessLog
 from pagoda_runtime.server.app import Api, application
 from pagoda_runtime.server.auth import ApiKeyGuard, ApiKeys
 from pagoda_runtime.server.chat import TextModel
+from pagoda_runtime.server.connections import ConnectionLimit, allow_files
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
 from pagoda_runtime.server.http import (
     FAREWELL_SECONDS,
@@ -76,6 +77,7 @@ class Lifecycle:
 
     async def run(self) -> int:
         """Serve; 0 after a drain, 1 if the engine or the start failed."""
+        allow_files(self._config.max_connections)
         tracer = tracing.provider()
         try:
             servers = self._servers(tracer)
@@ -124,6 +126,7 @@ class Lifecycle:
             app = TracingMiddleware(app, tracer, config.model_names[0])
         if config.api_key_file is not None:
             app = ApiKeyGuard(app, ApiKeys(config.api_key_file))
+        app = ConnectionLimit(app)
         app = AccessLog(app, self._metrics, {route.path for route in routes})
         servers = [self._server("listening", RequestIdMiddleware(app), config.port)]
         if config.metrics_port is not None:
@@ -135,7 +138,7 @@ class Lifecycle:
         host = self._config.host
         listener = listen(host, port)
         log.info(message, extra={"host": host, "port": listener.getsockname()[1]})
-        return HttpServer(app), listener
+        return HttpServer(app, self._config.max_connections), listener
 
     def _on_loading(self, message: ipc.Progress | ipc.Warming) -> None:
         self._startup.on_loading(message)
