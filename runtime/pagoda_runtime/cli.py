@@ -41,6 +41,8 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         drain_delay=arguments.drain_delay,
         shutdown_timeout=arguments.shutdown_timeout,
         step_timeout=arguments.step_timeout,
+        max_body_bytes=arguments.max_body_bytes,
+        body_timeout=arguments.body_timeout,
         termination_log=arguments.termination_log,
     )
 
@@ -162,6 +164,19 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=server.step_timeout,
         help="seconds a step may take before /livez fails",
+    )
+    http.add_argument(
+        "--max-body-bytes",
+        type=int,
+        default=server.max_body_bytes,
+        metavar="BYTES",
+        help="longer requests are refused with 413",
+    )
+    http.add_argument(
+        "--body-timeout",
+        type=float,
+        default=server.body_timeout,
+        help="seconds a client may take to send a request; then it gets 408",
     )
     http.add_argument(
         "--termination-log",

@@ -93,6 +93,7 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
 def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
     """Take every message that has arrived; True if there was one."""
     changed = False
+    accepted: list[str] = []
     while socket.poll(0):
         changed = True
         message = ipc.decode_to_engine(socket.recv())
@@ -101,9 +102,12 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             continue
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
+            accepted.append(message.id)
         except (ValueError, QueueFullError) as error:
             full = isinstance(error, QueueFullError)
             socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
+    if accepted:
+        socket.send(ipc.encode(ipc.Accepted(accepted)))
     return changed
 
 

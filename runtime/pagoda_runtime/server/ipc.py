@@ -46,6 +46,14 @@ class Update(msgspec.Struct, tag=True, array_like=True):
     stats: Stats
 
 
+class Accepted(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: these requests are in the queue. Sent before anything else about them, so that
+    a client need not wait for its first token to know that it is served.
+    """
+
+    ids: list[str]
+
+
 class Rejected(msgspec.Struct, tag=True, array_like=True):
     """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
 
@@ -61,7 +69,7 @@ class Fatal(msgspec.Struct, tag=True, array_like=True):
 
 
 ToEngine = Submit | Abort
-FromEngine = Loaded | Update | Rejected | Fatal
+FromEngine = Loaded | Accepted | Update | Rejected | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

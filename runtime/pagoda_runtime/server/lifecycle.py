@@ -15,16 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from pagoda_runtime.config import ConfigError, ServeConfig
 from pagoda_runtime.model.spec import read_spec
-from pagoda_runtime.server.app import Api, application
-from pagoda_runtime.server.chat import TextModel
+from pagoda_runtime.server.api.context import Api
+from pagoda_runtime.server.app import application
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
 from pagoda_runtime.server.metrics import Metrics
 from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.state import Phase, ReplicaState
+from pagoda_runtime.server.text import TextModel
 
 log = logging.getLogger("pagoda.api")
 
@@ -47,7 +48,7 @@ class Lifecycle:
         metrics = Metrics(config.model_names[0])
         self._engine = EngineClient(config.engine, metrics.on_stats)
         tell = partial(write_termination_log, config.termination_log)
-        self._api = Api(self._engine, self._state, metrics, config.model_names)
+        self._api = Api(config, self._engine, self._state, metrics)
         self._probes = Probes(self._engine, self._state, metrics, config.step_timeout, tell)
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
@@ -142,7 +143,7 @@ def write_termination_log(path: Path, reason: str) -> None:
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own idea of signals."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
