@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import Request, SamplingParams
+from pagoda_runtime.engine.request import PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Runner, Sampled
 
@@ -38,7 +38,7 @@ class EngineCore:
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError if it can never finish, QueueFullError if not now."""
-        if request.params.seed is None:
+        if isinstance(request.params, SamplingParams) and request.params.seed is None:
             request.params = replace(request.params, seed=self._random.getrandbits(63))
         self._scheduler.add(request)
 
@@ -61,13 +61,22 @@ class EngineCore:
             done = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
             prompt_tokens += done - request.prompt_tokens_counted
             request.prompt_tokens_counted = done
-        sampled = self._runner.run(chunks) if chunks else {}
-        self._scheduler.update(chunks, {name: chosen.token for name, chosen in sampled.items()})
+        outputs = self._runner.run(chunks) if chunks else []
+        tokens = {}
+        for chunk, output in zip(chunks, outputs, strict=True):
+            chunk.request.prompt_logprobs += output.prompt_logprobs
+            if output.hidden_sum is not None:
+                chunk.request.hidden_sum = output.hidden_sum
+            if output.sampled is not None:
+                tokens[chunk.request.id] = output.sampled.token
+        self._scheduler.update(chunks, tokens)
         deltas += [
-            self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled
+            _delta(chunk.request, output.sampled)
+            for chunk, output in zip(chunks, outputs, strict=True)
+            if output.sampled is not None or chunk.request.finish_reason is not None
         ]
         return deltas, replace(
-            self.stats(), prompt_tokens=prompt_tokens, generation_tokens=len(sampled)
+            self.stats(), prompt_tokens=prompt_tokens, generation_tokens=len(tokens)
         )
 
     def stats(self) -> Stats:
@@ -89,11 +98,29 @@ class EngineCore:
         while self.has_work:
             self.step()
 
-    @staticmethod
-    def _delta(request: Request, sampled: Sampled) -> Delta:
-        first = request.num_outputs == 1 and request.scheduled_at is not None
-        queue_time = (
-            request.scheduled_at - request.arrival if first and request.scheduled_at else None
-        )
-        logprobs = [] if request.params.logprobs is None else [sampled]
-        return Delta(request.id, [sampled.token], request.finish_reason, queue_time, logprobs)
+
+def _delta(request: Request, sampled: Sampled | None) -> Delta:
+    """What a request hears of a step that sampled its next token or, without one, ended it."""
+    logprobs = [sampled] if sampled is not None and request.sampling.logprobs is not None else []
+    tokens = [] if sampled is None else [sampled.token]
+    delta = Delta(request.id, tokens, request.finish_reason, logprobs=logprobs)
+    return delta if request.num_outputs > 1 else _first(request, delta)
+
+
+def _first(request: Request, delta: Delta) -> Delta:
+    """With what comes once: how the request began and what was read of its prompt."""
+    assert request.scheduled_at is not None
+    params, scores, embedding = request.params, [], None
+    if isinstance(params, PoolingParams):
+        assert request.hidden_sum is not None
+        embedding = [total / len(request.wanted) for total in request.hidden_sum]
+    elif params.prompt_logprobs is not None:
+        scores = [None, *request.prompt_logprobs]
+        request.prompt_logprobs = []
+    return replace(
+        delta,
+        queue_time=request.scheduled_at - request.arrival,
+        prompt_logprobs=scores,
+        cached_tokens=request.num_cached,
+        embedding=embedding,
+    )

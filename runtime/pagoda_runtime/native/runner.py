@@ -11,7 +11,7 @@ from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.kv_size import KVSize
 from pagoda_runtime.engine.request import Request
-from pagoda_runtime.engine.step import Chunk, ExecutionUnavailableError, Sampled
+from pagoda_runtime.engine.step import Chunk, ChunkOutput, ExecutionUnavailableError, Sampled
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
 from pagoda_runtime.native.library import ROW, Batch, Model, NativeError, Result, load_library
 from pagoda_runtime.native.model import create_model, load_weights
@@ -25,13 +25,14 @@ class NativeRunner:
         self._model = model
         self._block_size = block_size
 
-    def run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """See `Runner`."""
         sampling = [(i, chunk.request) for i, chunk in enumerate(chunks) if chunk.samples]
         result = self._model.step(self._batch(chunks, sampling))
-        return {
-            request.id: _sampled(result, row, request) for row, (_, request) in enumerate(sampling)
-        }
+        outputs = [ChunkOutput()] * len(chunks)
+        for row, (index, request) in enumerate(sampling):
+            outputs[index] = ChunkOutput(_sampled(result, row, request))
+        return outputs
 
     def _batch(self, chunks: Sequence[Chunk], sampling: Sequence[tuple[int, Request]]) -> Batch:
         used = [-(-chunk.end // self._block_size) for chunk in chunks]
@@ -44,7 +45,7 @@ class NativeRunner:
         history: list[int] = []
         biases: list[tuple[int, float]] = []
         for row, (chunk_index, request) in enumerate(sampling):
-            params = request.params
+            params = request.sampling
             penalised = (
                 params.presence_penalty != 0
                 or params.frequency_penalty != 0
@@ -53,7 +54,7 @@ class NativeRunner:
             prompt_begin, bias_begin = len(history), len(biases)
             if penalised:
                 history += request.token_ids
-            biases += params.logit_bias
+            biases += request.biases
             rows[row] = (
                 chunk_index,
                 params.top_k,
@@ -85,7 +86,7 @@ class NativeRunner:
 
 
 def _sampled(result: Result, row: int, request: Request) -> Sampled:
-    token, wanted = int(result.tokens[row]), request.params.logprobs
+    token, wanted = int(result.tokens[row]), request.sampling.logprobs
     if wanted is None:
         return Sampled(token)
     top = zip(result.top_tokens[row, :wanted], result.top_values[row, :wanted], strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import SamplingParams
+from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True):
@@ -19,7 +19,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True):
 
     id: str
     prompt_ids: list[int]
-    params: SamplingParams
+    params: SamplingParams | PoolingParams
     arrival: float
 
 

@@ -7,7 +7,7 @@ from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
-from pagoda_runtime.engine.step import Chunk, Sampled
+from pagoda_runtime.engine.step import Chunk, ChunkOutput, Sampled
 
 
 class Counting:
@@ -16,10 +16,12 @@ class Counting:
     def __init__(self) -> None:
         self.seeds: list[int | None] = []
 
-    def run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         assert chunks
         self.seeds += [c.request.params.seed for c in chunks]
-        return {c.request.id: Sampled(c.request.num_outputs + 1) for c in chunks if c.samples}
+        return [
+            ChunkOutput(Sampled(c.request.num_outputs + 1) if c.samples else None) for c in chunks
+        ]
 
 
 class Clock:
