@@ -13,7 +13,7 @@ from pagoda_runtime.engine.request import FinishReason
 from pagoda_runtime.engine.step import Sampled
 from pagoda_runtime.server.api.reply import BaseReply, Envelope, Usage, Whole, finite, if_set
 from pagoda_runtime.server.api.request import NOTHING, Count, GenerationRequest, doc
-from pagoda_runtime.server.errors import bad_request
+from pagoda_runtime.server.errors import bad_request, unsupported
 from pagoda_runtime.server.generation import Choice, Piece
 from pagoda_runtime.server.text import ChatTemplateError, TextModel
 
@@ -127,8 +127,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **GenerationRequest.refused,
-        "tools": NOTHING,
-        "tool_choice": ("none", "auto", *NOTHING),
         "functions": NOTHING,
         "function_call": ("none", "auto", *NOTHING),
         "modalities": (["text"], *NOTHING),
@@ -146,6 +144,12 @@ class ChatRequest(GenerationRequest, kw_only=True):
     chat_template_kwargs: TemplateVariables = None
     max_completion_tokens: Annotated[
         Count | None, doc("The newer name of max_tokens, and wins. Default: as many as fit.")
+    ] = None
+    tools: Annotated[
+        list[Any] | None, doc("Not supported: refused, unless it is empty or tool_choice is none.")
+    ] = None
+    tool_choice: Annotated[
+        str | dict[str, Any] | None, doc("`none` and `auto`; others need tools.")
     ] = None
     logprobs: Annotated[bool | None, doc("Each token's log-probability.")] = None
     top_logprobs: Annotated[
@@ -168,7 +172,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def check(self) -> None:
-        """ApiError 400 for fields that contradict each other."""
+        """ApiError 400 for fields that contradict each other, and for tools."""
+        if self.tool_choice not in (None, "none", "auto", ""):
+            raise unsupported("tool_choice", "other than none and auto")
+        if self.tools and self.tool_choice != "none":
+            raise unsupported("tools")
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true", "top_logprobs")
         if self.answer_limit == 0:
@@ -240,7 +248,7 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
-    stop_reason: str | int | None | UnsetType = UNSET
+    stop_reason: str | int | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
 
 
@@ -248,7 +256,7 @@ class ChatCompletionChunk(Envelope, kw_only=True):
     """One event of a stream."""
 
     choices: list[ChatChunkChoice]
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 

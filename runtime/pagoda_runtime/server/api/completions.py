@@ -75,12 +75,11 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         given = self.prompt
         if isinstance(given, str):
             return [given]
-        for kind in (str, list):
-            if all(isinstance(item, kind) for item in given):
-                return list(given)  # type: ignore[arg-type]
-        if not all(isinstance(item, int) for item in given):
+        tokens = [item for item in given if isinstance(item, int)]
+        several = [item for item in given if not isinstance(item, int)]
+        if tokens and several or len({type(item) for item in several}) > 1:
             raise bad_request("prompt must be texts or lists of token ids, not a mixture", "prompt")
-        return [list(given)]  # type: ignore[list-item]
+        return several or [tokens]
 
     def check(self) -> None:
         """ApiError 400 for fields that contradict each other."""
@@ -111,7 +110,7 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
-    stop_reason: str | int | None | UnsetType = UNSET
+    stop_reason: str | int | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
@@ -120,7 +119,7 @@ class Completion(Envelope, kw_only=True):
     """The answer in one piece, or one event of a stream."""
 
     choices: list[CompletionChoice]
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
 
 
 class Echo:

@@ -21,7 +21,7 @@ Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopString = Annotated[str, Meta(min_length=1)]
 
 # Values by which clients ask for nothing, for fields that would otherwise change the answer.
-NOTHING = ([], {}, "", False)
+NOTHING: tuple[Any, ...] = ([], {}, "", False)
 
 
 def doc(text: str) -> Meta:
