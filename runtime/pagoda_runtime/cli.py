@@ -41,6 +41,7 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         drain_delay=arguments.drain_delay,
         shutdown_timeout=arguments.shutdown_timeout,
         step_timeout=arguments.step_timeout,
+        pooling_type=arguments.pooling_type,
         max_body_bytes=arguments.max_body_bytes,
         body_timeout=arguments.body_timeout,
         termination_log=arguments.termination_log,
@@ -89,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=engine.seed,
         help="of requests without one, and of dummy weights",
+    )
+
+    model.add_argument(
+        "--pooling-type",
+        choices=("last", "mean", "cls"),
+        default=server.pooling_type,
+        help="which hidden states of a text make its embedding",
     )
 
     sizes = serve.add_argument_group("engine")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from pagoda_runtime.server import errors
-from pagoda_runtime.server.api import exchange, models, responses
+from pagoda_runtime.server.api import embeddings, exchange, models, responses, tokenize
 from pagoda_runtime.server.api.context import Api
 from pagoda_runtime.server.api.endpoint import Endpoint, Handler
+from pagoda_runtime.server.api.websocket import ChatSocket
 from pagoda_runtime.server.errors import ApiError
 from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.request_id import RequestIdMiddleware
@@ -19,6 +20,9 @@ from pagoda_runtime.server.request_id import RequestIdMiddleware
 HANDLERS: dict[str, Handler] = {
     "/v1/chat/completions": exchange.answer_chat,
     "/v1/completions": exchange.answer_completion,
+    "/v1/embeddings": embeddings.embed,
+    "/tokenize": tokenize.tokenize,
+    "/detokenize": tokenize.detokenize,
     "/v1/responses": responses.refuse,
 }
 
@@ -28,8 +32,9 @@ def application(api: Api, probes: Probes) -> ASGIApp:
     posts = [
         Route(path, Endpoint(api, handler), methods=["POST"]) for path, handler in HANDLERS.items()
     ]
+    sockets = WebSocketRoute("/v1/chat/completions", ChatSocket(api))
     app = Starlette(
-        routes=[*posts, *models.Models(api).routes, *probes.routes],
+        routes=[*posts, sockets, *models.Models(api).routes, *probes.routes],
         exception_handlers={
             ApiError: errors.handle_api_error,
             HTTPException: errors.handle_http_error,

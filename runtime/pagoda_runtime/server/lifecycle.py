@@ -59,7 +59,7 @@ class Lifecycle:
             listener = socket.create_server((self._config.host, self._config.port), backlog=2048)
         except OSError as error:
             return self._fail(f"cannot listen on {self._config.host}:{self._config.port}: {error}")
-        http = _HttpServer(application(self._api, self._probes))
+        http = _HttpServer(application(self._api, self._probes), self._config.max_body_bytes)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         serving = asyncio.create_task(http.serve(sockets=[listener]))
@@ -143,7 +143,7 @@ def write_termination_log(path: Path, reason: str) -> None:
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own idea of signals."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -151,6 +151,8 @@ class _HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                ws_max_size=max_body_bytes,
+                ws_per_message_deflate=False,  # Costs more per token than the token.
                 # Longer than proxies keep idle connections, so that they close first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=_FAREWELL_SECONDS,

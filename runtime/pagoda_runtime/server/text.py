@@ -58,6 +58,7 @@ class TextModel:
         self._knows_developer = "developer" in (source or "")
         self.eos_token_ids = self._eos(generation, _read_json(model_dir / "config.json"))
         self.defaults = _defaults(generation)
+        self.matryoshka_dimensions = _matryoshka(_read_json(model_dir / "config.json"))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Text to token ids."""
@@ -122,6 +123,13 @@ def _defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
         top_p=float(generation.get("top_p", 1.0)),
         top_k=int(generation.get("top_k", 0)),
     )
+
+
+def _matryoshka(config: Mapping[str, Any]) -> Sequence[int]:
+    """The lengths to which the model's embeddings may be cut, as its config.json says it."""
+    if (listed := config.get("matryoshka_dimensions")) is not None:
+        return [int(length) for length in listed]
+    return range(1, int(config["hidden_size"]) + 1) if config.get("is_matryoshka") else ()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

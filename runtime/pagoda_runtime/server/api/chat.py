@@ -99,7 +99,7 @@ TemplateVariables = Annotated[
 class Chat(Protocol):
     """A request with these fields."""
 
-    messages: list[Message]
+    messages: list[Message] | None
     add_generation_prompt: bool | None
     continue_final_message: bool | None
     chat_template_kwargs: dict[str, Any] | None
@@ -113,7 +113,7 @@ def chat_prompt(chat: Chat, text: TextModel) -> str:
         )
     try:
         return text.render_chat(
-            [message.for_template() for message in chat.messages],
+            [message.for_template() for message in chat.messages or ()],
             add_generation_prompt=chat.add_generation_prompt is not False,
             continue_final_message=bool(chat.continue_final_message),
             variables=chat.chat_template_kwargs,

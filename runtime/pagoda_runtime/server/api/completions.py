@@ -11,7 +11,14 @@ from msgspec import UNSET, Meta, UnsetType
 from pagoda_runtime.engine.request import FinishReason
 from pagoda_runtime.engine.step import Sampled
 from pagoda_runtime.server.api.reply import BaseReply, Envelope, Usage, Whole, finite, if_set
-from pagoda_runtime.server.api.request import NOTHING, Count, GenerationRequest, TokenId, doc
+from pagoda_runtime.server.api.request import (
+    NOTHING,
+    Count,
+    GenerationRequest,
+    TokenId,
+    doc,
+    one_or_several,
+)
 from pagoda_runtime.server.detok import IncrementalDetokenizer
 from pagoda_runtime.server.errors import bad_request, unsupported
 from pagoda_runtime.server.generation import Choice, Piece
@@ -71,15 +78,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """One or several; ApiError 400 for a list that is neither."""
-        given = self.prompt
-        if isinstance(given, str):
-            return [given]
-        tokens = [item for item in given if isinstance(item, int)]
-        several = [item for item in given if not isinstance(item, int)]
-        if tokens and several or len({type(item) for item in several}) > 1:
-            raise bad_request("prompt must be texts or lists of token ids, not a mixture", "prompt")
-        return several or [tokens]
+        """One or several."""
+        return one_or_several(self.prompt, "prompt")
 
     def check(self) -> None:
         """ApiError 400 for fields that contradict each other."""

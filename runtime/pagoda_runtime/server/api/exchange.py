@@ -17,6 +17,7 @@ from pagoda_runtime.server.api.completions import CompletionReply, CompletionReq
 from pagoda_runtime.server.api.context import Api
 from pagoda_runtime.server.api.reply import Reply, Usage, Whole, usage_of
 from pagoda_runtime.server.api.request import (
+    DEADLINE_HEADER,
     GenerationRequest,
     check_model,
     check_token_ids,
@@ -27,8 +28,6 @@ from pagoda_runtime.server.api.sampling import sampling_params
 from pagoda_runtime.server.engine_client import ENGINE_ERRORS
 from pagoda_runtime.server.errors import bad_request, from_engine
 from pagoda_runtime.server.generation import Choice, Generation, TextRules
-
-DEADLINE_HEADER = "x-request-timeout-ms"
 
 
 @dataclass

@@ -20,6 +20,7 @@ Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 StopString = Annotated[str, Meta(min_length=1)]
 
+DEADLINE_HEADER = "x-request-timeout-ms"
 # Values by which clients ask for nothing, for fields that would otherwise change the answer.
 NOTHING: tuple[Any, ...] = ([], {}, "", False)
 
@@ -216,6 +217,19 @@ def check_model(request: Body, names: Sequence[str]) -> str:
             code="model_not_found",
         )
     return request.model
+
+
+def one_or_several(
+    given: str | Sequence[str | int | list[int]], param: str
+) -> list[str | list[int]]:
+    """A prompt, or several, as a list of prompts; ApiError 400 for a list that is neither."""
+    if isinstance(given, str):
+        return [given]
+    tokens = [item for item in given if isinstance(item, int)]
+    several = [item for item in given if not isinstance(item, int)]
+    if (tokens and several) or len({type(item) for item in several}) > 1:
+        raise bad_request(f"{param} must be texts or lists of token ids, not a mixture", param)
+    return several or [tokens]
 
 
 def check_token_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
