@@ -99,10 +99,14 @@ TemplateVariables = Annotated[
 class Chat(Protocol):
     """A request with these fields."""
 
-    messages: list[Message] | None
-    add_generation_prompt: bool | None
-    continue_final_message: bool | None
-    chat_template_kwargs: dict[str, Any] | None
+    @property
+    def messages(self) -> list[Message] | None: ...  # noqa: D102
+    @property
+    def add_generation_prompt(self) -> bool | None: ...  # noqa: D102
+    @property
+    def continue_final_message(self) -> bool | None: ...  # noqa: D102
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any] | None: ...  # noqa: D102
 
 
 def chat_prompt(chat: Chat, text: TextModel) -> str:
