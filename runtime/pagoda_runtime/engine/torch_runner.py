@@ -38,7 +38,7 @@ class TorchRunner:
         hidden = self._decoder.forward(
             torch.tensor(token_ids), torch.tensor(positions), self._attention.attend
         )
-        parts = hidden.split([chunk.length for chunk in chunks])
+        parts = torch.split(hidden, [chunk.length for chunk in chunks])
         sampled = self._sample(chunks, parts)
         return [
             ChunkOutput(sampled.get(chunk.request.id), *self._read(chunk, part))

@@ -124,6 +124,10 @@ def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
     assert token(temperature=0.0, logit_bias=lifted, presence_penalty=40.0) == 5
     assert token(temperature=0.0, logit_bias=lifted, frequency_penalty=20.0) == 5
     assert token(temperature=0.0, logit_bias=(*lifted, (9, 50.0)), repetition_penalty=2.0) == 9
+    assert token(temperature=0.0, stop_token_ids=(best,), min_tokens=2) == best  # There are two.
+    assert token(temperature=0.0, stop_token_ids=(best,), min_tokens=3) != best
+    unstoppable = {"logit_bias": ((11, 99.0),), "stop_token_ids": (best, 11), "min_tokens": 3}
+    assert token(temperature=5.0, seed=1, top_k=1, **unstoppable) not in (best, 11)
     assert token(temperature=5.0, seed=1, top_k=1) == best
     assert token(temperature=5.0, seed=1, top_p=1e-9) == best
     assert token(temperature=5.0, seed=1, min_p=1.0) == best
