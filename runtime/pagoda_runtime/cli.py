@@ -44,6 +44,9 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         drain_delay=arguments.drain_delay,
         shutdown_timeout=arguments.shutdown_timeout,
         step_timeout=arguments.step_timeout,
+        pooling_type=arguments.pooling_type,
+        max_body_bytes=arguments.max_body_bytes,
+        body_timeout=arguments.body_timeout,
         termination_log=arguments.termination_log,
         api_key_file=arguments.api_key_file,
         metrics_port=arguments.metrics_port,
@@ -94,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=engine.seed,
         help="of requests without one, and of dummy weights",
+    )
+
+    model.add_argument(
+        "--pooling-type",
+        choices=("last", "mean", "cls"),
+        default=server.pooling_type,
+        help="which hidden states of a text make its embedding",
     )
 
     sizes = serve.add_argument_group("engine")
@@ -194,6 +204,19 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=server.step_timeout,
         help="seconds a step may take before /livez fails",
+    )
+    http.add_argument(
+        "--max-body-bytes",
+        type=int,
+        default=server.max_body_bytes,
+        metavar="BYTES",
+        help="longer requests are refused with 413",
+    )
+    http.add_argument(
+        "--body-timeout",
+        type=float,
+        default=server.body_timeout,
+        help="seconds a client may take to send a request; then it gets 408",
     )
     http.add_argument(
         "--termination-log",

@@ -76,6 +76,9 @@ class ServeConfig:
     drain_delay: float = 5.0
     shutdown_timeout: float = 30.0
     step_timeout: float = 300.0
+    pooling_type: Literal["last", "mean", "cls"] = "last"
+    max_body_bytes: int = 32 * 1024 * 1024
+    body_timeout: float = 30.0
     termination_log: Path = field(default=Path("/dev/termination-log"))
     api_key_file: Path | None = None
     metrics_port: int | None = None

@@ -41,9 +41,11 @@ class KVManager:
         request.block_table = cached + new
         request.num_shared = len(cached)
         request.num_computed = len(cached) * self.pool.block_size
-        if request.num_preemptions == 0 and self._caching:
-            self.prefix_queries += request.num_tokens
-            self.prefix_hits += request.num_computed
+        if request.num_cached is None:
+            request.num_cached = request.num_computed
+            if self._caching:
+                self.prefix_queries += request.num_tokens
+                self.prefix_hits += request.num_cached
         return True
 
     def grow(self, request: Request) -> bool:
@@ -82,13 +84,11 @@ class KVManager:
         request.num_shared = request.num_computed = 0
 
     def _cached(self, request: Request) -> list[int]:
-        """The cached blocks a request begins with. At least its last token has to be computed, for
-        its logits.
-        """
+        """The cached blocks a request begins with, of those it may take without computing them."""
         if not self._caching:
             return []
         return self.pool.find(
-            self._hashes(request)[: (request.num_tokens - 1) // self.pool.block_size]
+            self._hashes(request)[: request.num_skippable // self.pool.block_size]
         )
 
     def _hashes(self, request: Request) -> list[bytes]:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.kv_manager import KVManager
-from pagoda_runtime.engine.request import FinishReason, Request
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request
 from pagoda_runtime.engine.step import Chunk
 
 
@@ -84,9 +84,9 @@ class Scheduler:
         """Queue a request; ValueError if it could never finish within max_model_len, QueueFullError
         if too much waits already.
         """
-        if not request.prompt_ids or request.params.max_tokens < 1:
+        prompt, answer = len(request.prompt_ids), request.max_tokens
+        if prompt == 0 or (answer < 1 and not request.reads_prompt):
             raise ValueError("a request needs a prompt token and room for an answer token")
-        prompt, answer = len(request.prompt_ids), request.params.max_tokens
         if prompt + answer > self.max_model_len:
             raise ValueError(
                 f"{prompt} prompt tokens and {answer} answer tokens exceed the context length of "
@@ -149,14 +149,17 @@ class Scheduler:
             request = chunk.request
             samples = chunk.samples
             request.num_computed = chunk.end
-            if not samples:
-                continue
-            token = sampled[request.id]
-            request.token_ids.append(token)
-            if token in request.params.stop_token_ids:
-                self._end([request], FinishReason.STOP)
-            elif request.num_outputs >= request.params.max_tokens:
-                self._end([request], FinishReason.LENGTH)
+            request.num_read = max(request.num_read, chunk.end)
+            if samples:
+                token = sampled[request.id]
+                request.token_ids.append(token)
+                if token in request.sampling.stop_token_ids:
+                    self._end([request], FinishReason.STOP)
+                elif request.num_outputs >= request.max_tokens:
+                    self._end([request], FinishReason.LENGTH)
+            elif request.num_pending == 0:
+                pooled = isinstance(request.params, PoolingParams)
+                self._end([request], FinishReason.STOP if pooled else FinishReason.LENGTH)
 
     def fail(self, chunks: Iterable[Chunk], failed: Iterable[Chunk]) -> list[Request]:
         """End the requests of the chunks that could not be computed, and return them.

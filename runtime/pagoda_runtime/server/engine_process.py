@@ -97,6 +97,7 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
 def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
     """Take every message that has arrived; True if there was one."""
     changed = False
+    accepted: list[str] = []
     while socket.poll(0):
         changed = True
         message = ipc.decode_to_engine(socket.recv())
@@ -105,9 +106,12 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             continue
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
+            accepted.append(message.id)
         except (ValueError, QueueFullError) as error:
             bound = error.bound if isinstance(error, QueueFullError) else ""
             socket.send(ipc.encode(ipc.Rejected(message.id, str(error), bound)))
+    if accepted:
+        socket.send(ipc.encode(ipc.Accepted(accepted)))
     return changed
 
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from pagoda_runtime.config import ServeConfig
 from pagoda_runtime.server.connections import protocol
 from pagoda_runtime.server.metrics import Metrics
 
@@ -50,15 +51,17 @@ def metrics_route(metrics: Metrics) -> Route:
 class HttpServer(uvicorn.Server):
     """uvicorn without its own idea of signals."""
 
-    def __init__(self, app: ASGIApp, max_connections: int) -> None:
+    def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=protocol(max_connections),
+                http=protocol(config.max_connections),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                ws_max_size=config.max_body_bytes,
+                ws_per_message_deflate=False,  # Costs more per token than the token.
                 # Longer than proxies keep idle connections, so that they close first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=FAREWELL_SECONDS,

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from pagoda_runtime import logs
@@ -20,9 +21,9 @@ from pagoda_runtime.config import ConfigError, ServeConfig
 from pagoda_runtime.model.spec import read_spec
 from pagoda_runtime.server import ipc, tracing
 from pagoda_runtime.server.access import AccessLog
-from pagoda_runtime.server.app import Api, application
+from pagoda_runtime.server.api.context import Api
+from pagoda_runtime.server.app import api_routes, application
 from pagoda_runtime.server.auth import ApiKeyGuard, ApiKeys
-from pagoda_runtime.server.chat import TextModel
 from pagoda_runtime.server.connections import ConnectionLimit, allow_files
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
 from pagoda_runtime.server.http import (
@@ -37,6 +38,7 @@ from pagoda_runtime.server.probes import Probes
 from pagoda_runtime.server.request_id import RequestIdMiddleware, request_id
 from pagoda_runtime.server.startup import StartPhase, Startup
 from pagoda_runtime.server.state import Phase, ReplicaState
+from pagoda_runtime.server.text import TextModel
 from pagoda_runtime.server.tracing import TracingMiddleware
 from pagoda_runtime.server.watchdog import Watchdog
 
@@ -71,7 +73,7 @@ class Lifecycle:
             config.engine, self._metrics.on_stats, self._on_loading, self._metrics.on_rejection
         )
         self._watchdog = Watchdog(self._engine, config.step_timeout)
-        self._api = Api(self._engine, self._state, self._metrics, config.model_names)
+        self._api = Api(config, self._engine, self._state, self._metrics)
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
 
@@ -117,7 +119,7 @@ class Lifecycle:
         config = self._config
         tell = partial(write_termination_log, config.termination_log)
         probes = Probes(self._engine, self._state, self._startup, self._watchdog, tell)
-        routes = [*self._api.routes, *probes.routes]
+        routes = [*api_routes(self._api), *probes.routes]
         metrics = metrics_route(self._metrics)
         if config.metrics_port is None:
             routes.append(metrics)
@@ -127,7 +129,8 @@ class Lifecycle:
         if config.api_key_file is not None:
             app = ApiKeyGuard(app, ApiKeys(config.api_key_file))
         app = ConnectionLimit(app)
-        app = AccessLog(app, self._metrics, {route.path for route in routes})
+        paths = {route.path for route in routes if isinstance(route, Route | WebSocketRoute)}
+        app = AccessLog(app, self._metrics, paths)
         servers = [self._server("listening", RequestIdMiddleware(app), config.port)]
         if config.metrics_port is not None:
             app = application([metrics])
@@ -138,7 +141,7 @@ class Lifecycle:
         host = self._config.host
         listener = listen(host, port)
         log.info(message, extra={"host": host, "port": listener.getsockname()[1]})
-        return HttpServer(app, self._config.max_connections), listener
+        return HttpServer(app, self._config), listener
 
     def _on_loading(self, message: ipc.Progress | ipc.Warming) -> None:
         self._startup.on_loading(message)

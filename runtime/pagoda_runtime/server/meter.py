@@ -39,8 +39,8 @@ class RequestMeter:
         self.last_token = now
         self.completion_tokens += len(delta.token_ids)
 
-    def finish(self, reason: FinishReason) -> float:
-        """Record the request as a whole; return the seconds it took."""
+    def finish(self, reason: FinishReason) -> None:
+        """Record the request as a whole."""
         metrics, ended = self._metrics, time.monotonic()
         metrics.on_finish(reason)
         metrics.request.observe(ended - self.arrival)
@@ -56,4 +56,3 @@ class RequestMeter:
                 mean = (self.last_token - self.first_token) / (self.completion_tokens - 1)
                 metrics.per_token.observe(mean)
         tracing.record(self, reason, ended)
-        return ended - self.arrival

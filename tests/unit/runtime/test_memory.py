@@ -8,7 +8,7 @@ from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
-from pagoda_runtime.engine.step import Chunk, Sampled
+from pagoda_runtime.engine.step import Chunk, ChunkOutput, Sampled
 
 BLOCK = 4
 
@@ -23,7 +23,7 @@ class Small:
         self._slots: dict[tuple[int, int], tuple[int, ...]] = {}
         self.misled: set[str] = set()  # who read what is not theirs
 
-    def run(self, chunks: Sequence[Chunk]) -> dict[str, Sampled]:
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         for chunk in chunks:
             if chunk.request.id in self._unlucky and chunk.start <= self._hole < chunk.end:
                 raise MemoryError
@@ -34,7 +34,7 @@ class Small:
             for position in range(chunk.start, chunk.end):
                 self._slots[slot(chunk, position)] = prefix(chunk, position) if before else ()
         self.misled |= {c.request.id for c in chunks if not self._read(c, c.end)}
-        return {c.request.id: Sampled(c.request.num_tokens) for c in chunks if c.samples}
+        return [ChunkOutput(Sampled(c.request.num_tokens) if c.samples else None) for c in chunks]
 
     def _read(self, chunk: Chunk, end: int) -> bool:
         return all(self._slots.get(slot(chunk, p)) == prefix(chunk, p) for p in range(end))

@@ -167,7 +167,7 @@ def test_weights_are_counted(
 def test_weights_activations_and_processes_are_taken_from_the_limit() -> None:
     limit = 4 << 30
     room = room_for_cache(config(), spec(), "float32", limit)
-    activations = 4 * (256 * (3 * 16 + 3 * 16 + 4 * 16 + 3 * 24) + 5 * 4 * 32)
+    activations = 4 * (256 * (3 * 16 + 3 * 16 + 4 * 16 + 3 * 24) + 5 * 16 * 32)
     assert room == int(limit * 0.92) - 512 * MIB - 4 * 3248 - activations
     more = replace(config(), max_num_batched_tokens=512)
     assert room - room_for_cache(more, spec(), "float32", limit) == 4 * 256 * 232

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pagoda_runtime.config import ConfigError
-from pagoda_runtime.server.chat import ChatTemplateError, SamplingDefaults, TextModel
+from pagoda_runtime.server.text import ChatTemplateError, SamplingDefaults, TextModel
 
 from dev.toy_model import END, TEMPLATE, byte_tokenizer
 
