@@ -16,6 +16,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.integration.runtime.conftest import Server, eventually
 
@@ -108,6 +110,20 @@ def test_everything_but_the_probes_wants_a_key(operated: Operated) -> None:
         headers = {"Authorization": value.encode("utf-8", "surrogateescape")}
         refused = server.http.get(server.url + "/v1/models", headers=headers)
         assert refused.status_code == 401, value
+
+
+def test_a_websocket_wants_a_key_before_it_is_accepted(operated: Operated) -> None:
+    url = operated.server.url.replace("http:", "ws:") + "/v1/chat/completions"
+    with pytest.raises(InvalidStatus) as refused, connect(url):
+        pass
+    assert refused.value.response.status_code == 401
+    assert refused.value.response.headers["www-authenticate"] == "Bearer"
+    assert b"invalid_api_key" in refused.value.response.body
+    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+        chat = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 2}
+        socket.send(json.dumps(chat))
+        assert "chat.completion.chunk" in str(socket.recv(timeout=30))
+    eventually(lambda: lines(operated.server, "request", status=101), "its line")
 
 
 def test_keys_are_exchanged_without_a_restart(operated: Operated) -> None:
