@@ -33,7 +33,10 @@ def raw(server: Server, data: bytes, *, end: bool = False) -> bytes:
         connection.sendall(data)
         if end:
             connection.shutdown(socket.SHUT_WR)
-        return connection.recv(65536)
+        answer = b""
+        while not answer.endswith(b"}}") and (more := connection.recv(65536)):
+            answer += more
+        return answer
 
 
 @pytest.mark.parametrize("path", PATHS)
