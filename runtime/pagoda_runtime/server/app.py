@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from pagoda_runtime.server import errors
-from pagoda_runtime.server.api import embeddings, exchange, models, responses, tokenize
+from pagoda_runtime.server.api import embeddings, exchange, models, responses, schema, tokenize
 from pagoda_runtime.server.api.context import Api
 from pagoda_runtime.server.api.endpoint import Endpoint, Handler
 from pagoda_runtime.server.api.websocket import ChatSocket
@@ -33,8 +35,13 @@ def application(api: Api, probes: Probes) -> ASGIApp:
         Route(path, Endpoint(api, handler), methods=["POST"]) for path, handler in HANDLERS.items()
     ]
     sockets = WebSocketRoute("/v1/chat/completions", ChatSocket(api))
+
+    async def describe(_: Request) -> Response:
+        return errors.json_response(schema.document(api.version))
+
+    openapi = Route("/openapi.json", describe)
     app = Starlette(
-        routes=[*posts, sockets, *models.Models(api).routes, *probes.routes],
+        routes=[*posts, sockets, *models.Models(api).routes, openapi, *probes.routes],
         exception_handlers={
             ApiError: errors.handle_api_error,
             HTTPException: errors.handle_http_error,
