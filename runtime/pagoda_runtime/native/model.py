@@ -52,8 +52,8 @@ def create_model(
     int8: bool = False,
     instruction_set: InstructionSet = InstructionSet.NONE,
 ) -> Model:
-    """A model without weights; NativeError if it cannot be. max_tokens is a step's limit, and logits_rows
-    that of the logits it holds at once.
+    """A model without weights; NativeError if it cannot be. A step has at most max_tokens, and holds
+    at most logits_rows of logits at once.
     """
     config = Config(
         vocab_size=spec.vocab_size,

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from pagoda_runtime.server import errors
-from pagoda_runtime.server.api import embeddings, exchange, models, responses, tokenize
+from pagoda_runtime.server.api import embeddings, exchange, models, responses, schema, tokenize
 from pagoda_runtime.server.api.context import Api
 from pagoda_runtime.server.api.endpoint import Endpoint, Handler
 from pagoda_runtime.server.api.websocket import ChatSocket
@@ -32,7 +34,12 @@ def api_routes(api: Api) -> list[BaseRoute]:
         Route(path, Endpoint(api, handler), methods=["POST"]) for path, handler in HANDLERS.items()
     ]
     sockets = WebSocketRoute("/v1/chat/completions", ChatSocket(api))
-    return [*posts, sockets, *models.Models(api).routes]
+
+    async def describe(_: Request) -> Response:
+        return errors.json_response(schema.document(api.version))
+
+    openapi = Route("/openapi.json", describe)
+    return [*posts, sockets, *models.Models(api).routes, openapi]
 
 
 def application(routes: Sequence[BaseRoute]) -> Starlette:

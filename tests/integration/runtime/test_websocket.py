@@ -76,12 +76,15 @@ def test_closing_aborts(shared: Server) -> None:
 
 
 def test_who_does_not_wait_for_answers_is_cut_off(shared: Server) -> None:
+    def flood(socket: ClientConnection) -> None:
+        for _ in range(100):
+            socket.send(json.dumps({"messages": CHAT, "max_tokens": 300, "ignore_eos": True}))
+        while True:
+            socket.recv(timeout=60)
+
     with open_socket(shared) as socket:
         with pytest.raises(ConnectionClosed) as closed:
-            for _ in range(100):
-                socket.send(json.dumps({"messages": CHAT, "max_tokens": 300, "ignore_eos": True}))
-            while True:
-                socket.recv(timeout=60)
+            flood(socket)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
     eventually(lambda: idle(shared), "blocks free")

@@ -143,18 +143,23 @@ def test_what_is_read_is_computed_even_if_it_is_cached(
     assert step(s) == [("later", 8, 10)]
 
 
-def test_after_a_preemption_nothing_is_read_twice() -> None:
-    s = scheduler(blocks=8, seqs=2, budget=3)
+@pytest.mark.parametrize(("caching", "resumes_at"), [(True, 8), (False, 0)])
+def test_after_a_preemption_nothing_is_read_twice(caching: bool, resumes_at: int) -> None:
+    s = scheduler(blocks=8, seqs=2, budget=3, enable_prefix_caching=caching)
     s.add(request("old", 3, 20))
     s.add(embedding("reader", 24, "mean"))
-    wanted = []
+    starts: list[int] = []
+    read: list[int] = []
     while s.has_work:
         chunks = s.schedule()
-        wanted += [(c.start, c.wanted) for c in chunks if c.wanted]
+        for c in chunks:
+            if c.request.id == "reader":
+                starts.append(c.start)
+                read += c.wanted
         s.update(chunks, {c.request.id: 1 for c in chunks if c.samples})
     assert s.num_preemptions == 1
-    assert wanted[4:6] == [(8, range(8, 10)), (8, range(10, 11))], "8 tokens were in the cache"
-    assert [p for _, positions in wanted for p in positions] == list(range(24))
+    assert starts[:6] == [0, 2, 4, 6, 8, resumes_at]
+    assert read == list(range(24))
 
 
 def test_end_of_sequence_ends() -> None:
