@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pagoda_runtime.engine.memory import run_in_memory
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import PoolingParams, Request, SamplingParams
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Runner, Sampled
 
@@ -105,10 +105,15 @@ class EngineCore:
         )
 
     def self_test(self) -> None:
-        """Generate one token, so that the first request meets a model that is known to work."""
-        self.add(Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0)))
+        """Generate one token, so that the first request meets a model that is known to work;
+        MemoryError if there is none left for it.
+        """
+        request = Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0))
+        self.add(request)
         while self.has_work:
             self.step()
+        if request.finish_reason is FinishReason.ERROR:
+            raise MemoryError("there is no memory left to compute one token")
 
 
 def _delta(request: Request, sampled: Sampled | None) -> Delta:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pagoda_runtime.engine.block_pool import BlockPool
@@ -89,3 +90,12 @@ def test_only_what_has_no_memory_fails(
         else:
             assert reason is FinishReason.ERROR
             assert unlucky, "a step that only is too large loses nobody"
+
+
+def test_an_engine_that_has_no_memory_for_one_token_does_not_start() -> None:
+    scheduler = Scheduler(
+        BlockPool(24, BLOCK), max_num_seqs=4, max_num_batched_tokens=16, max_model_len=48
+    )
+    EngineCore(Small(1, set(), 0), scheduler).self_test()
+    with pytest.raises(MemoryError, match="one token"):
+        EngineCore(Small(0, set(), 0), scheduler).self_test()
