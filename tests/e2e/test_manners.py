@@ -98,19 +98,21 @@ def test_loading(api: Api):
 def test_too_much_to_do_is_no_fault(api: Api):
     """Clients are told to come back; the replica stays ready, in the Service and alive."""
     url = service_url(api)
-    running, waiting = Stream(url, 8), Stream(url, 1)
-    refused: list[urllib.error.HTTPError] = []
+    running = Stream(url, 12)
+    eventually(lambda: running.events, timeout=30)
+    waiting = Stream(url, 1)
 
-    def is_refused() -> bool:
-        try:
-            short = {"model": "toy", "prompt": "x", "max_tokens": 1}
-            urllib.request.urlopen(request(url, short), timeout=90).close()
-        except urllib.error.HTTPError as error:
-            refused.append(error)
-        return bool(refused)
+    def is_full() -> bool:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as page:
+            lines = page.read().decode().splitlines()
+        (line,) = (x for x in lines if x.startswith("pagoda_num_requests_waiting{"))
+        return line.endswith(" 1.0")
 
-    eventually(is_refused, timeout=30)
-    (error,) = refused
+    eventually(is_full, timeout=30)
+    short = {"model": "toy", "prompt": "x", "max_tokens": 1}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request(url, short), timeout=90)
+    error = refused.value
     assert error.code == 429
     assert json.loads(error.read())["error"]["code"] == "queue_full"
     assert error.headers["Retry-After"]
