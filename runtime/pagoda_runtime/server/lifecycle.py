@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,9 +111,11 @@ class Lifecycle:
             await asyncio.gather(*serving)
             await self._engine.close()
             if tracer is not None:
-                # Waits for the collector, which may not be there.
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.to_thread(tracer.shutdown), FAREWELL_SECONDS)
+                # Waits for the collector, which may not be there; a daemon, so that nobody waits
+                # for that in turn.
+                sending = threading.Thread(target=tracer.shutdown, daemon=True)
+                sending.start()
+                sending.join(FAREWELL_SECONDS)
 
     def _servers(self, tracer: TracerProvider | None) -> list[tuple[HttpServer, socket.socket]]:
         """The API's server and, if it has a port of its own, that of the metrics."""

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -119,10 +120,10 @@ def test_a_websocket_wants_a_key_before_it_is_accepted(operated: Operated) -> No
     assert refused.value.response.status_code == 401
     assert refused.value.response.headers["www-authenticate"] == "Bearer"
     assert b"invalid_api_key" in refused.value.response.body
-    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as client:
         chat = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 2}
-        socket.send(json.dumps(chat))
-        assert "chat.completion.chunk" in str(socket.recv(timeout=30))
+        client.send(json.dumps(chat))
+        assert "chat.completion.chunk" in str(client.recv(timeout=30))
     eventually(lambda: lines(operated.server, "request", status=101), "its line")
 
 
@@ -294,6 +295,18 @@ def test_a_request_s_trace_reaches_the_collector(operated: Operated) -> None:
     # Each time is converted from another clock by itself.
     assert all(a <= b + 1_000_000 for a, b in pairwise(moments))
     assert "SECRETPROMPT" not in str(operated.spans)
+
+
+def test_a_collector_that_does_not_answer_delays_nobody(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setitem(os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        server = start("--drain-delay", "0").wait_ready()
+        assert server.complete("a", max_tokens=1).status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit(8) == 0
 
 
 def lines(server: Server, message: str, **fields: Any) -> list[dict[str, Any]]:
