@@ -19,7 +19,8 @@ def runtime_api() -> str:
         "# The runtime's API, field by field",
         "",
         "How the endpoints behave: [api.md](../api.md). The same for programs: `GET /openapi.json`.",
-        "What a request may leave out it may also set to null. Types are explained where they come first.",
+        "What a request may leave out it may also set to null. Types are explained where they come",
+        "first.",
         "",
         "## Errors",
         "",
@@ -90,9 +91,7 @@ def _type(node: dict[str, Any], schemas: dict[str, Any]) -> str:
     if kind == "array":
         items = node.get("items", {})
         return f"list of {_type(items, schemas)}" if items else "list"
-    if kind in ("integer", "number"):
-        return kind + _range(node)
-    return str(kind)
+    return f"{kind}{_range(node)}" if kind in ("integer", "number") else str(kind)
 
 
 def _range(node: dict[str, Any]) -> str:
