@@ -157,6 +157,14 @@ DOWNLOADING = _progressing(
     is_routine=True,
     concerns_model=True,
 )
+LOADING = _progressing(
+    "Loading",
+    "Loading",
+    "The engine is loading the model: {detail}.",
+    "Wait; how long it takes depends on the model's size and the volume's speed.",
+    is_routine=True,
+    concerns_model=True,
+)
 WAITING_FOR_DRAIN = _progressing(
     "WaitingForDrain",
     "Updating",
@@ -414,6 +422,7 @@ REASONS: tuple[Reason, ...] = (
     STARTING,
     ROLLING_OUT,
     DOWNLOADING,
+    LOADING,
     WAITING_FOR_DRAIN,
     REPLACING_IN_PLACE,
     INSUFFICIENT_GPU,

@@ -15,6 +15,15 @@ from pagoda.controller.scaling import Scaling, observe_scaling
 from pagoda.render.objects import SELECTOR_LABEL, Object
 from pagoda.render.plan import Plan
 
+# In these a replica may be stopping because it was told to.
+SHRINKING = (
+    reasons.READY,
+    reasons.SCALING,
+    reasons.ROLLING_OUT,
+    reasons.SCALED_TO_ZERO,
+    reasons.SUSPENDED,
+)
+
 
 def observe(seen: Observation, now: str) -> dict[str, Any]:
     """Compute the whole status.
@@ -36,7 +45,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     routes = _routes(seen, previous)
     scaling = _scaling(seen, previous, counts, now)
     ready = f"{counts.serving}/{0 if counts.is_suspended else counts.desired}"
-    message = finding.reason.explain(**details)
+    message = finding.reason.explain(**details) + _draining(finding.reason, counts)
     last = _ready(previous)
     if (
         last
@@ -103,6 +112,15 @@ def _says_the_same(reason: Reason, message: str, last: Condition, generation: in
         and (last.reason, last.observed_generation) == (reason.name, generation)
         and same_but_for_numbers(last.message, message)
     )
+
+
+def _draining(reason: Reason, counts: Counts) -> str:
+    """Say what stops without haste, where nothing worse is to be said."""
+    if not counts.draining or reason not in SHRINKING:
+        return ""
+    if counts.draining == 1:
+        return " 1 replica is finishing its requests and then stops."
+    return f" {counts.draining} replicas are finishing their requests and then stop."
 
 
 def _ready(previous: LLMDeploymentStatus) -> Condition | None:

@@ -49,9 +49,11 @@ class KVManager:
         request.num_shared = len(cached)
         request.num_computed = len(cached) * self.pool.block_size
         self.release_passed(request)
-        if request.num_preemptions == 0 and self._caching:
-            self.prefix_queries += request.num_tokens
-            self.prefix_hits += request.num_computed
+        if request.num_cached is None:
+            request.num_cached = len(cached) * self.pool.block_size
+            if self._caching:
+                self.prefix_queries += request.num_tokens
+                self.prefix_hits += request.num_cached
         return True
 
     def grow(self, request: Request) -> bool:
@@ -84,6 +86,13 @@ class KVManager:
         self.pool.free(request.block_table[request.num_passed : begin])
         request.num_passed = begin
 
+    def forget_from(self, request: Request, start: int) -> list[int]:
+        """Let nobody find the blocks from position `start` on any more; return them."""
+        blocks = request.block_table[start // self.pool.block_size :]
+        for block in blocks:
+            self.pool.forget(block)
+        return blocks
+
     def release(self, request: Request) -> None:
         """Take a request's blocks. What is in them stays to be found until they are overwritten."""
         self.pool.free(request.block_table[request.num_passed :])
@@ -91,13 +100,11 @@ class KVManager:
         request.num_shared = request.num_computed = request.num_passed = 0
 
     def _cached(self, request: Request) -> list[int]:
-        """The cached blocks a request begins with. At least its last token has to be computed, for
-        its logits.
-        """
+        """The cached blocks a request begins with, of those it may take without computing them."""
         if not self._caching:
             return []
         return self.pool.find(
-            self._hashes(request)[: (request.num_tokens - 1) // self.pool.block_size]
+            self._hashes(request)[: request.num_skippable // self.pool.block_size]
         )
 
     def _hashes(self, request: Request) -> list[bytes]:

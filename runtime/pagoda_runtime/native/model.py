@@ -47,11 +47,14 @@ def create_model(
     block_size: int,
     num_blocks: int,
     max_tokens: int,
+    logits_rows: int,
     threads: int,
     int8: bool = False,
     instruction_set: InstructionSet = InstructionSet.NONE,
 ) -> Model:
-    """A model without weights; NativeError if it cannot be. max_tokens is a step's limit."""
+    """A model without weights; NativeError if it cannot be. A step has at most max_tokens, and holds
+    at most logits_rows of logits at once.
+    """
     config = Config(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -69,6 +72,7 @@ def create_model(
         block_size=block_size,
         num_blocks=num_blocks,
         max_tokens=max_tokens,
+        logits_rows=logits_rows,
         threads=threads,
         instruction_set=instruction_set,
         norm_eps=spec.norm_eps,
