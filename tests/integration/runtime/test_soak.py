@@ -172,7 +172,8 @@ def drained_under_load(server: Server) -> None:
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    eventually(lambda: server.metric("num_requests_running") == 4, "a full batch")
+    # All have been taken; who comes later may be refused.
+    eventually(lambda: server.metric("num_requests_waiting") == 4, "a full batch and a full queue")
     engine = server.engine_pid
     server.signal(signal.SIGTERM)
     for thread in threads:
