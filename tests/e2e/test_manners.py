@@ -14,6 +14,8 @@ from tests.e2e.install import offer_toy_model
 from tests.e2e.serving import START_TIMEOUT, service_url, toy_manifest
 from tests.kube import Api, Object, eventually
 
+pytestmark = pytest.mark.timeout(600)
+
 # Runs in the container as the engine's user: the engine process is the API process's only child.
 KILL_ENGINE = """
 import os, pathlib, signal
