@@ -205,9 +205,9 @@ def test_openai_raises_what_it_should(shared: Server) -> None:
 
 
 def test_unknown_paths_and_methods(shared: Server) -> None:
-    missing = shared.get("/v1/embeddings")
+    missing = shared.get("/v1/nothing")
     assert missing.status_code == 404
-    assert "/v1/embeddings" in error_of(missing)["message"]
+    assert "/v1/nothing" in error_of(missing)["message"]
     method = shared.get("/v1/completions")
     assert method.status_code == 405
     assert method.headers["allow"] == "POST"
