@@ -7,10 +7,12 @@ from pagoda.autoscaling.law import Constants
 from pagoda.autoscaling.samples import PodState
 from pagoda.autoscaling.scraping.roster import Deployment, Key, Roster
 from pagoda.autoscaling.server.answers import timestamp
+from pagoda.autoscaling.server.discovery import GROUP_VERSION
 from pagoda.autoscaling.server.registration import Registration
 from pagoda.render.objects import Object
 
-PATH = "/pagoda/v1/signals"
+# Below the group, so that the API server leads the operator here.
+PATH = f"/apis/{GROUP_VERSION}/signals"
 
 
 def signals(
@@ -27,7 +29,7 @@ def signals(
     """
     return {
         "kind": "Signals",
-        "apiVersion": "pagoda/v1",
+        "apiVersion": GROUP_VERSION,
         "metricsAPI": {
             "registered": not registration.reason,
             "reason": registration.reason,
