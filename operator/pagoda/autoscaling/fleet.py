@@ -174,9 +174,9 @@ class Fleet:
 
     def _growth(self, gauge: Gauge, span: float) -> float:
         def of(pod: PodHistory) -> float | None:
-            # Before its first sample a pod had nothing; what is gone has nothing left.
             start = self._end(pod) - span
-            before = pod.at(gauge, start) if start >= pod.samples[0].time else 0.0
+            is_new = start < pod.samples[0].time and pod.is_watched_from_birth
+            before = 0.0 if is_new else pod.at(gauge, start)
             after = 0.0 if pod.state is PodState.GONE else pod.latest(gauge)
             return None if before is None or after is None else after - before
 

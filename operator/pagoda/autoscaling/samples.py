@@ -79,7 +79,7 @@ class PodHistory:
     """Whether the engine counts tokens only when a request ends."""
     state: PodState = PodState.STARTING
     since: float = 0.0
-    """When it came into its state."""
+    """When it came into its state; of a pod that was found ready, what its Ready condition says."""
     start_seconds: float | None = None
     """From creation to the first readiness; None while it starts, or when unknown. `become` fills
     it; a pod that was found ready gets it from its Ready condition."""
@@ -148,6 +148,11 @@ class PodHistory:
         """
         heard = self.since if self.last_time is None else self.last_time
         return self.state is PodState.SERVING and now - heard > STALE_SECONDS
+
+    @property
+    def is_watched_from_birth(self) -> bool:
+        """Tell whether the first scrape came with the first requests, and not in mid-life."""
+        return bool(self.samples) and self.samples[0].time - self.since <= STALE_SECONDS
 
     def tells(self, name: Counter | Gauge) -> bool:
         """Tell whether the newest sample has this value."""

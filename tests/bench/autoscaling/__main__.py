@@ -7,13 +7,14 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench.autoscaling import report
+from tests.bench.autoscaling import reaction, report
 from tests.bench.autoscaling.compare import Row, jobs, run_all
 from tests.bench.autoscaling.verdict import losses
 
 # Constants were chosen on the first four; what is reported comes from the others.
 TUNING_SEEDS = range(4)
 REPORT_SEEDS = range(100, 108)
+REACTION_SEEDS = range(100, 120)
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
     print(report.table(rows))
     lost = losses(rows)
     print(f"\nDominated at the default by: {len(lost)}\n{report.loss_lines(lost)}")
+    print(f"\nFrom a step to a higher count, median and longest:\n{reaction.table(REACTION_SEEDS)}")
     print("\nRefused for good, % of all requests, mean over all loads:")
     refused, runs = Counter[str](), Counter[str]()
     for row in rows:

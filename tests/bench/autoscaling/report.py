@@ -37,8 +37,8 @@ def _cell(rows: Sequence[Row], scenario: str) -> str:
 
 def loss_lines(losses: Iterable[Loss]) -> str:
     return "\n".join(
-        f"- {scenario}, start {delay:.0f} s: {policy} at {setting:g}"
-        + (", matched by another setting of ours" if loss.matched else ", NOT MATCHED")
+        f"- {scenario}, start {delay:.0f} s: {policy} at {setting:g} has "
+        f"{_cell(loss.theirs, scenario)}, ours {_cell(loss.ours, scenario)}"
         for loss in losses
         for (scenario, delay), (policy, setting) in [(loss.cell, loss.point)]
     )

@@ -1,12 +1,14 @@
 """The simulator beside our runtime: `python -m tests.bench.autoscaling.runtime_check`.
 
-One replica with `--min-step-ms`, so that a step takes as long as the simulator is told whatever the
-machine does, gets the same requests at the same times as a simulated one. The law reads both, the
-runtime through its metrics page.
+One replica of the toy model with `--min-step-ms` gets requests, and then a simulated one gets the same
+at the same times, with steps as long as the runtime's were: on a busy machine they are longer than the
+flag says. What is compared is queueing, refusals and the law, which reads the runtime through its
+metrics page.
 """
 
 import argparse
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, quantiles
 
@@ -54,8 +56,12 @@ class Seen:
     demand: list[float]
     served: list[float]
 
+    @property
+    def done(self) -> list[Request]:
+        return [r for r in self.requests if not math.isnan(r.finish)]
+
     def line(self, name: str) -> str:
-        done = [r for r in self.requests if r.finish == r.finish]
+        done = self.done
         ttft = sorted(r.ttft for r in done)
         return (
             f"| {name} | {len(done)} | {self.refused} | {fmean(ttft):.2f} | "
@@ -85,8 +91,8 @@ def watch(history: PodHistory, now: float, seen: Seen) -> None:
         seen.served.append(signals.served_tokens_per_second.value or 0.0)
 
 
-def simulate(requests: Sequence[Request], seconds: float) -> Seen:
-    replica, history = Replica(MODEL, 0.0), PodHistory(state=PodState.SERVING)
+def simulate(requests: Sequence[Request], seconds: float, step: float) -> Seen:
+    replica, history = Replica(replace(MODEL, base=step), 0.0), PodHistory(state=PodState.SERVING)
     seen, scrape = Seen(requests, 0, [], []), 0.0
     for request in [*requests, None]:
         while scrape <= (request.arrival if request else seconds):
@@ -120,8 +126,12 @@ async def serve(url: str, requests: Sequence[Request], seconds: float) -> Seen:
                     return
                 answer.raise_for_status()
                 async for line in answer.content:
+                    if line.startswith(b'data: {"error"'):  # a stream's refusal
+                        seen.refused += 1
+                        request.first_token = request.finish = math.nan
+                        return
                     now = time.monotonic() - start
-                    if line.startswith(b"data: {") and request.first_token != request.first_token:
+                    if line.startswith(b"data: {") and math.isnan(request.first_token):
                         request.first_token = now
                     if line.startswith(b"data: "):
                         request.finish = now
@@ -199,10 +209,11 @@ async def main() -> None:
         try:
             await ready(url, process)
             for seed, load in enumerate((0.6, 0.9, 1.5)):
-                simulated = simulate(draw(load, args.seconds, seed), args.seconds)
-                print(simulated.line(f"simulator, {load}"))
                 real = await serve(url, draw(load, args.seconds, seed), args.seconds)
                 print(real.line(f"runtime, {load}"), flush=True)
+                step = fmean(r.tpot for r in real.done)
+                simulated = simulate(draw(load, args.seconds, seed), args.seconds, step)
+                print(simulated.line(f"simulator, {load}"), flush=True)
         finally:
             process.terminate()
             process.wait()

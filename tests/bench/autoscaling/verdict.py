@@ -52,7 +52,11 @@ def difference(better: Sequence[float], worse: Sequence[float], matters: float) 
 
 
 def dominates(a: Sequence[Row], b: Sequence[Row]) -> bool:
-    """Tell whether `a` is better than `b` in one of attainment and cost and worse in none."""
+    """Tell whether `a` is better than `b` in attainment or cost, and not worse in the other.
+
+    Better and worse beyond noise and what matters, so a point that buys a little less than matters
+    more attainment for a little less than matters more cost dominates.
+    """
     slo = difference([r.attainment for r in a], [r.attainment for r in b], ATTAINMENT_MATTERS)
     scale = fmean(r.replica_seconds for r in b)
     cost = difference(
@@ -69,16 +73,15 @@ class Loss:
 
     cell: Cell
     point: Point
-    matched: bool  # another setting of ours is not dominated by it
+    theirs: Sequence[Row]
+    ours: Sequence[Row]
 
 
 def losses(rows: Iterable[Row]) -> list[Loss]:
     found = []
     for cell, points in by_cell(rows).items():
-        ours = {p: r for p, r in points.items() if p[0] == OURS}
-        default = ours[OURS, default_of(OURS)]
-        for point, other in points.items():
-            if not point[0].startswith("demand") and dominates(other, default):
-                matched = any(not dominates(other, mine) for mine in ours.values())
-                found.append(Loss(cell, point, matched))
+        ours = points[OURS, default_of(OURS)]
+        for point, theirs in points.items():
+            if not point[0].startswith("demand") and dominates(theirs, ours):
+                found.append(Loss(cell, point, theirs, ours))
     return found

@@ -249,6 +249,15 @@ def test_gauges_of_a_pod_that_is_gone_no_longer_count():
     assert signals.kv_cache_usage.value == pytest.approx(0.5)
 
 
+def test_a_new_pod_begins_with_nothing_and_one_found_serving_with_what_it_had():
+    steady = [pod(), pod()]
+    new = pod(start=NOW - 20, since=NOW - 23)
+    assert demand([*steady, new], certainty=1e9) > 210  # ten more run
+    # A restarted scraper meets the pods one after the other; what they run is not new.
+    found = [pod(start=NOW - 30 + i, end=NOW + i, since=-1000.0) for i in range(4)]
+    assert demand(found, now=NOW + 3) <= 400
+
+
 # --- Engines that count at a request's end ----------------------------------------------------
 
 
