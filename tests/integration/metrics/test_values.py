@@ -55,7 +55,6 @@ def test_numbers_of_two_pods(shared: Shared) -> None:
         eventually(served)
         assert of_deployment(release, "chat", "requests_running")["value"] == "7"
         assert of_deployment(release, "chat", "kv_cache_usage")["value"] == "750m"
-        assert of_deployment(release, "chat", "requests_waiting")["value"] == "0"
         demand = of_deployment(release, "chat", "demand_tokens_per_second")
         # What was begun in the window counts as well: seven requests.
         assert 650 < _number(demand["value"]) < 1300
@@ -106,8 +105,9 @@ def test_a_loading_pod_has_no_numbers_and_a_deleted_one_none_left(
 
         def new() -> str:
             pods = release.list("pods", "serving.pagoda.dev/llmdeployment=loads")
-            (name,) = {pod["metadata"]["name"] for pod in pods} - set(names)
-            return str(name)
+            found = {pod["metadata"]["name"] for pod in pods} - set(names)
+            assert len(found) == 1
+            return str(found.pop())
 
         loading = eventually(new)
         play_kubelet(release, loading, two.address, ready=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+from pagoda.autoscaling.server.discovery import GROUP, VERSION
 from pagoda.autoscaling.server.identity import User
 from pagoda.autoscaling.server.recent import Recent
 from pagoda.kube.client import KubeClient
@@ -24,23 +25,23 @@ class PathAccess:
 
 
 @dataclass(frozen=True)
-class MetricAccess:
-    """A request for a metric of objects, with the names that RBAC knows it by."""
+class ResourceAccess:
+    """A request for a metric of objects, or for the signals, with the names that RBAC knows it by."""
 
-    group: str
-    version: str
+    verb: str
     resource: str
-    subresource: str
-    namespace: str
-    name: str
-    verb: str = "get"
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    group: str = GROUP
+    version: str = VERSION
 
     def attributes(self) -> Object:
         """Build the part of a SubjectAccessReview that says what is asked for."""
         return {"resourceAttributes": asdict(self)}
 
 
-Access = PathAccess | MetricAccess
+Access = PathAccess | ResourceAccess
 
 
 class Authorizer:

@@ -15,8 +15,8 @@ from pagoda.autoscaling.server.authentication import Authenticator
 from pagoda.autoscaling.server.authorization import (
     Access,
     Authorizer,
-    MetricAccess,
     PathAccess,
+    ResourceAccess,
 )
 from pagoda.autoscaling.server.bulk import PATH as SIGNALS
 from pagoda.autoscaling.server.identity import User
@@ -175,26 +175,31 @@ def _access(request: web.Request) -> Access:
     """Say what a request asks for, in the words of RBAC.
 
     A metric is asked for by the very names that its handler looks up, whatever their spelling in
-    the URL; everything else is a path, and what is not there is nobody's business either.
+    the URL. The signals are a resource as well: as a path below /apis they would be everybody's, by
+    the role that lets all users discover APIs. Everything else is a path, and what is not there is
+    nobody's business either.
     """
     match = request.match_info
-    if match.handler is not None and "metric" in match:
-        return MetricAccess(
-            group=discovery.GROUP,
-            version=discovery.VERSION,
+    if "metric" in match:
+        return ResourceAccess(
+            verb="get",
             resource=match["resource"],
             subresource=match["metric"],
             namespace=match["namespace"],
             name=match["name"],
         )
+    if request.path == SIGNALS:
+        return ResourceAccess(verb="list", resource="signals")
     return PathAccess(request.method.lower(), request.path)
 
 
 def _forbidden(user: User, access: Access, why: str) -> str:
-    what = (
-        f'get resource "{access.resource}/{access.subresource}" in API group "{access.group}" in '
-        f'the namespace "{access.namespace}"'
-        if isinstance(access, MetricAccess)
-        else f'{access.verb} path "{access.path}"'
-    )
+    match access:
+        case PathAccess():
+            what = f'{access.verb} path "{access.path}"'
+        case ResourceAccess():
+            resource = "/".join(filter(None, (access.resource, access.subresource)))
+            what = f'{access.verb} resource "{resource}" in API group "{access.group}"'
+            if access.namespace:
+                what += f' in the namespace "{access.namespace}"'
     return f'User "{user.name}" cannot {what}: {why}'
