@@ -54,15 +54,14 @@ template <class Isa, int Vectors, class Add>
 inline __attribute__((always_inline)) void each_step(const uint32_t* const& w, size_t stride,
                                                      int steps, Prefetch& prefetch, Add&& add) {
   const char* line = prefetch.take(steps);
-  const char* end = line + 64 * size_t(steps) * prefetch.per_step;
   if (line != nullptr && prefetch.per_step == 2)
-    for (; line < end; line += 128) {
+    for (const char* end = line + 128 * size_t(steps); line < end; line += 128) {
       __builtin_prefetch(line, 0, 2);
       __builtin_prefetch(line + 64, 0, 2);
       add();
     }
   else if (line != nullptr)
-    for (; line < end; line += 64) {
+    for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
       __builtin_prefetch(line, 0, 2);
       add();
     }
