@@ -64,7 +64,8 @@ class EngineCore:
         outputs = self._runner.run(chunks) if chunks else []
         tokens = {}
         for chunk, output in zip(chunks, outputs, strict=True):
-            chunk.request.prompt_logprobs += output.prompt_logprobs
+            if output.prompt_logprobs:
+                chunk.request.prompt_logprobs += output.prompt_logprobs
             if output.hidden_sum is not None:
                 chunk.request.hidden_sum = output.hidden_sum
             if output.sampled is not None:
