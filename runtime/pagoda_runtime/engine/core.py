@@ -73,7 +73,8 @@ class EngineCore:
         ]
         tokens = {}
         for chunk, output in done:
-            chunk.request.prompt_logprobs += output.prompt_logprobs
+            if output.prompt_logprobs:
+                chunk.request.prompt_logprobs += output.prompt_logprobs
             if output.hidden_sum is not None:
                 chunk.request.hidden_sum = output.hidden_sum
             if output.sampled is not None:

@@ -85,6 +85,8 @@ class Request:
     """State of one request. Times are `time.monotonic()` seconds, which Linux shares between
     processes.
 
+    max_tokens is the longest answer, 0 if only the prompt is read.
+
     token_ids is prompt plus answer so far; num_computed of them have their keys and values in the
     blocks of block_table. There is no prefill or decode state: a request catches up until one token
     is left to compute.
@@ -104,6 +106,7 @@ class Request:
     prompt_ids: list[int]
     params: SamplingParams | PoolingParams
     arrival: float = 0.0
+    max_tokens: int = field(init=False)
     token_ids: list[int] = field(init=False)
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -124,6 +127,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
+        self.max_tokens = 0 if isinstance(self.params, PoolingParams) else self.params.max_tokens
         self.wanted = _wanted(len(self.prompt_ids), self.params)
 
     @property
@@ -131,11 +135,6 @@ class Request:
         """The parameters of a request that is not for an embedding."""
         assert isinstance(self.params, SamplingParams)
         return self.params
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest answer; 0 for a request that only reads its prompt."""
-        return self.params.max_tokens if isinstance(self.params, SamplingParams) else 0
 
     @property
     def reads_prompt(self) -> bool:
@@ -149,7 +148,7 @@ class Request:
         from ending before min_tokens.
         """
         params = self.sampling
-        if self.num_outputs >= params.min_tokens:
+        if params.min_tokens == 0 or self.num_outputs >= params.min_tokens:
             return params.logit_bias
         return (*params.logit_bias, *((token, -math.inf) for token in params.stop_token_ids))
 

@@ -66,17 +66,17 @@ class TorchRunner:
         logits = self._decoder.logits(torch.stack([row for _, row in last]))
         return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
 
-    def _read(self, chunk: Chunk, hidden: Tensor) -> tuple[list[Sampled], list[float] | None]:
+    def _read(self, chunk: Chunk, hidden: Tensor) -> tuple[Sequence[Sampled], list[float] | None]:
         """What the request wants of its prompt: prompt_logprobs and hidden_sum of a ChunkOutput."""
         request, wanted = chunk.request, chunk.wanted
         if not wanted:
-            return [], None
+            return (), None
         rows = hidden[wanted.start - chunk.start : wanted.stop - chunk.start]
         if isinstance(request.params, PoolingParams):
             total = rows.sum(dim=0, dtype=torch.float64)
             if request.hidden_sum is not None:
                 total += torch.tensor(request.hidden_sum, dtype=torch.float64)
-            return [], total.tolist()
+            return (), total.tolist()
         count = request.params.prompt_logprobs
         assert count is not None
         targets = request.prompt_ids[wanted.start + 1 : wanted.stop + 1]

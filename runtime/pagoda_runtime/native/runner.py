@@ -55,7 +55,7 @@ class NativeRunner:
             for (_, request), total in zip(asked.pooling, result.sums, strict=True)
         }
         names = [chunk.request.id for chunk in chunks]
-        return [ChunkOutput(sampled.get(n), scores.get(n, []), sums.get(n)) for n in names]
+        return [ChunkOutput(sampled.get(n), scores.get(n, ()), sums.get(n)) for n in names]
 
     def _batch(self, chunks: Sequence[Chunk], asked: _Asked) -> Batch:
         used = [-(-chunk.end // self._block_size) for chunk in chunks]
@@ -74,7 +74,7 @@ class NativeRunner:
             lengths=np.array([chunk.length for chunk in chunks], np.int32),
             tokens=np.array(tokens, np.int32),
             block_tables=tables,
-            rows=np.concatenate([sampling, *_scoring_rows(asked)]),
+            rows=np.concatenate([sampling, *_scoring_rows(asked)]) if asked.scoring else sampling,
             history=np.array(history, np.int32),
             bias_tokens=np.array([token for token, _ in biases], np.int32),
             biases=np.array([bias for _, bias in biases], np.float32),
