@@ -47,6 +47,6 @@ def _run_halved(runner: Runner, chunk: Chunk) -> ChunkOutput:
     second = _run_halved(runner, Chunk(request, chunk.start + middle, chunk.length - middle))
     return ChunkOutput(
         second.sampled,
-        first.prompt_logprobs + second.prompt_logprobs,
+        [*first.prompt_logprobs, *second.prompt_logprobs],
         first.hidden_sum if second.hidden_sum is None else second.hidden_sum,
     )
