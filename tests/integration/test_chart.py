@@ -67,9 +67,12 @@ def test_crd_is_kept_and_otherwise_the_generated_one() -> None:
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a", "b"]}], ids=["cluster", "some"])
 def test_least_privilege(values: Mapping[str, Any]) -> None:
     for rule in rules(render(values)):
-        everything = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        resources = [*rule.get("resources", ()), *rule.get("nonResourceURLs", ())]
+        everything = [*rule.get("apiGroups", ()), *resources, *rule["verbs"]]
         assert "*" not in everything
-        assert not any("secret" in word for word in everything)
+        if "secrets" in resources:  # the metrics server's own, and no right to make another
+            assert rule["resourceNames"] == ["pagoda-metrics-server"]
+            assert set(rule["verbs"]) == {"get", "list", "watch", "update"}
         assert not {"escalate", "bind", "impersonate", "deletecollection"} & set(rule["verbs"])
 
 
@@ -78,6 +81,7 @@ def test_namespaced_mode_needs_nothing_cluster_wide() -> None:
     assert not [obj["kind"] for obj in objects if obj["kind"].startswith("Cluster")]
     roles = [obj for obj in objects if obj["kind"] == "Role"]
     assert {role["metadata"]["namespace"] for role in roles} == {"a", "b", NAMESPACE}
+    assert not [obj for obj in objects if "metrics-server" in obj["metadata"]["name"]]
     for binding in (obj for obj in objects if obj["kind"] == "RoleBinding"):
         (subject,) = binding["subjects"]
         assert subject["namespace"] == NAMESPACE
@@ -93,12 +97,13 @@ def test_lease_is_the_one_the_role_allows() -> None:
     objects = render(release="mine")
     lease = {f"--lease-namespace={NAMESPACE}", "--lease-name=mine-pagoda-operator"}
     assert lease <= set(_container(objects)["args"])
-    named = [r for r in rules(objects) if r["resources"] == ["leases"] and "resourceNames" in r]
+    named = [r for r in rules(objects) if r.get("resources") == ["leases"] and "resourceNames" in r]
     assert [rule["resourceNames"] for rule in named] == [["mine-pagoda-operator"]]
 
 
-def test_pods_satisfy_restricted_pod_security() -> None:
-    pod = only(render(), "Deployment")["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", ["pagoda-operator", "pagoda-metrics-server"])
+def test_pods_satisfy_restricted_pod_security(name: str) -> None:
+    pod = only(render(), "Deployment", name)["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert all(volume.keys() == {"name", "emptyDir"} for volume in pod["volumes"])
@@ -129,14 +134,15 @@ def test_monitors_are_off_unless_asked_for() -> None:
     assert not [obj for obj in render() if obj["kind"].endswith("Monitor")]
     metrics = {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}
     objects = render({"metrics": metrics})
-    service = only(objects, "Service")
+    service = only(objects, "Service", "pagoda-operator-metrics")
     selected = only(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
     assert selected <= service["metadata"]["labels"].items()
     assert only(objects, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
 
 
-def test_spread_constraints_get_our_selector() -> None:
-    deployment = only(render(), "Deployment")["spec"]
+@pytest.mark.parametrize("name", ["pagoda-operator", "pagoda-metrics-server"])
+def test_spread_constraints_get_our_selector(name: str) -> None:
+    deployment = only(render(), "Deployment", name)["spec"]
     (constraint,) = deployment["template"]["spec"]["topologySpreadConstraints"]
     assert constraint["labelSelector"] == deployment["selector"]
 
@@ -151,6 +157,7 @@ def test_spread_constraints_get_our_selector() -> None:
         {"logLevel": "loud"},
         {"engines": {"nosuch": {"image": "x"}}},
         {"terminationGracePeriodSeconds": 5},
+        {"metricsServer": {"enabled": "yes"}},
     ],
     ids=lambda values: next(iter(values)),
 )
@@ -164,7 +171,7 @@ def test_own_service_account_needs_a_name() -> None:
     done = helm_template({"serviceAccount": {"create": False}})
     assert "serviceAccount.name is needed" in done.stderr
     values = {"serviceAccount": {"create": False, "name": "mine"}}
-    pod = only(render(values), "Deployment")["spec"]["template"]["spec"]
+    pod = only(render(values), "Deployment", "pagoda-operator")["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == "mine"
 
 
@@ -175,7 +182,8 @@ def test_api_server_accepts_it(control_plane: Cluster) -> None:
         control_plane.kubectl("create", "namespace", name)
         label = "pod-security.kubernetes.io/warn=restricted"
         control_plane.kubectl("label", "namespace", name, label)
-    for values in ({}, {"watchNamespaces": ["chart-watched"]}):
+    fenced = {"metricsServer": {"networkPolicy": {"enabled": True}}}
+    for values in (fenced, {"watchNamespaces": ["chart-watched"]}):
         text = "\n---\n".join(json.dumps(obj) for obj in render(values))
         apply = [
             "apply",
@@ -190,7 +198,51 @@ def test_api_server_accepts_it(control_plane: Cluster) -> None:
         assert "warning" not in done.stderr.lower()
 
 
+def test_metrics_server_is_led_to_and_owns_what_it_makes() -> None:
+    name = "mine-pagoda-metrics-server"
+    objects = render(release="mine")
+    deployment = only(objects, "Deployment", name)["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert {
+        f"--service={name}",
+        f"--service-namespace={NAMESPACE}",
+        f"--secret={name}",
+        f"--owner={name}",
+    } <= set(container["args"])
+    assert deployment["replicas"] == 2
+    # An operator's pod must not be asked for metrics, nor the other way round.
+    selectors = [
+        deployment["selector"]["matchLabels"],
+        only(objects, "Service", name)["spec"]["selector"],
+    ]
+    selectors.append(only(objects, "PodDisruptionBudget", name)["spec"]["selector"]["matchLabels"])
+    others = only(objects, "Deployment", "mine-pagoda-operator")["spec"]["template"]["metadata"]
+    for selector in selectors:
+        assert selector.items() <= deployment["template"]["metadata"]["labels"].items()
+        assert not selector.items() <= others["labels"].items()
+    ports = {port["name"]: port["port"] for port in only(objects, "Service", name)["spec"]["ports"]}
+    assert ports == {"https": 443, "metrics": 9090}
+    assert "data" not in only(objects, "Secret", name), "an upgrade would empty it"
+    # The operator may read the signals, whatever its account is called.
+    values = {"serviceAccount": {"create": False, "name": "other"}}
+    binding = only(render(values), "ClusterRoleBinding", "pagoda-metrics-server-signals")
+    assert [subject["name"] for subject in binding["subjects"]] == ["other"]
+
+
+def test_metrics_server_can_be_left_out_and_fenced_in() -> None:
+    objects = render({"metricsServer": {"enabled": False}})
+    assert not [obj for obj in objects if "metrics-server" in obj["metadata"]["name"]]
+    assert not [obj for obj in render() if obj["kind"] == "NetworkPolicy"]
+    policy = only(render({"metricsServer": {"networkPolicy": {"enabled": True}}}), "NetworkPolicy")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
 def _container(objects: list[Object]) -> Object:
-    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (deployment,) = (
+        obj
+        for obj in objects
+        if obj["kind"] == "Deployment" and obj["metadata"]["name"].endswith("-operator")
+    )
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
     found: Object = container
     return found

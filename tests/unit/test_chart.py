@@ -36,7 +36,7 @@ def _same_keys(value: Any, schema: dict[str, Any], definitions: dict[str, Any], 
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     properties = schema.get("properties")
-    if not isinstance(value, dict) or properties is None or path == ".resources":
+    if not isinstance(value, dict) or properties is None or path.endswith(".resources"):
         return
     assert schema["additionalProperties"] is False, path
     assert set(value) == set(properties) - {"global"}, path

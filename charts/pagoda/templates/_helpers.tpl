@@ -18,6 +18,26 @@
 {{- printf "%s-operator" (include "pagoda.fullname" .) -}}
 {{- end -}}
 
+{{- define "pagoda.metricsServer" -}}
+{{- printf "%s-metrics-server" (include "pagoda.fullname" .) -}}
+{{- end -}}
+
+{{/* Not empty where the metrics server is installed: what it needs is cluster-wide. */}}
+{{- define "pagoda.metricsServer.enabled" -}}
+{{- if and .Values.metricsServer.enabled (not .Values.watchNamespaces) -}}true{{- end -}}
+{{- end -}}
+
+{{- define "pagoda.metricsServer.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "pagoda.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: metrics-server
+{{- end -}}
+
+{{- define "pagoda.metricsServer.labels" -}}
+{{ include "pagoda.metricsServer.selectorLabels" . }}
+{{ include "pagoda.releaseLabels" . }}
+{{- end -}}
+
 {{- define "pagoda.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "pagoda.operator" .) .Values.serviceAccount.name -}}
@@ -34,6 +54,10 @@ app.kubernetes.io/component: operator
 
 {{- define "pagoda.labels" -}}
 {{ include "pagoda.selectorLabels" . }}
+{{ include "pagoda.releaseLabels" . }}
+{{- end -}}
+
+{{- define "pagoda.releaseLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -70,7 +94,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
-# Only these can become superfluous while their LLMDeployment lives.
+# Only these and the HorizontalPodAutoscaler can become superfluous while their LLMDeployment lives.
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
@@ -79,6 +103,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [ingresses]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]

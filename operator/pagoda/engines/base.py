@@ -77,7 +77,8 @@ class EngineProfile:
     delays_by_itself: bool
     """Whether the engine keeps the drain delay on SIGTERM; else the kubelet sleeps before it."""
     metrics: Mapping[str, tuple[str, ...]]
-    """Meaning → Prometheus names, the newest first. Meanings are those of the autoscaler."""
+    """Meaning → series, `name` or `name{label="value"}`, the newest first. Meanings are the fields of
+    `pagoda.autoscaling.samples.PodSample`."""
 
     def owned_flags(self, request: LaunchRequest) -> frozenset[str]:
         """List the flags that a user's args cannot override."""

@@ -102,7 +102,13 @@ PROFILE = EngineProfile(
         "requests_running": ("vllm:num_requests_running",),
         "requests_waiting": ("vllm:num_requests_waiting",),
         "generation_tokens": ("vllm:generation_tokens_total",),
-        "prompt_tokens": ("vllm:prompt_tokens_total",),
+        # Those found in the prefix cache cost next to nothing.
+        "prompt_tokens": (
+            'vllm:prompt_tokens_by_source_total{source="local_compute"}',
+            "vllm:prompt_tokens_total",
+        ),
+        "requests_finished": ("vllm:request_success_total",),
+        "requests_rejected": ("vllm:admission_rejections_total",),
         "kv_cache_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
     },
 )

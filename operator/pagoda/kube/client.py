@@ -29,6 +29,7 @@ REQUESTS = Counter(
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 PAGE_SIZE = 500
+WATCH_SECONDS = 290  # below the idle limits of common load balancers
 
 
 class KubeClient:
@@ -39,6 +40,7 @@ class KubeClient:
         configuration: Configuration,
         *,
         timeout: float = 10.0,
+        connections: int = 0,
         fence: Callable[[], None] = lambda: None,
     ):
         """Wrap a configuration.
@@ -46,11 +48,13 @@ class KubeClient:
         Args:
             configuration: where the API server is and who we are.
             timeout: seconds for one request.
+            connections: at most so many at a time; 0: any number.
             fence: called before every write; raises FencedError when we may not write.
         """
-        self._session = Session(configuration)
+        self._session = Session(configuration, connections=connections)
         self._timeout = timeout
         self.fence = fence
+        self._version: tuple[int, int] | None = None
 
     @classmethod
     async def connect(cls, **kwargs: Any) -> Self:
@@ -76,6 +80,14 @@ class KubeClient:
         """The connection settings, for kopf's login."""
         return self._session.configuration
 
+    async def version(self) -> tuple[int, int]:
+        """The API server's major and minor version, asked for once."""
+        if self._version is None:
+            answer = await self._call("GET", "/version")
+            minor = re.match(r"\d+", answer["minor"])  # some providers append a "+"
+            self._version = int(answer["major"]), int(minor.group()) if minor else 0
+        return self._version
+
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read one object."""
         return await self._call("GET", resource.path(namespace, name))
@@ -99,16 +111,86 @@ class KubeClient:
         field_selector: str = "",
     ) -> AsyncIterator[Sequence[Object]]:
         """Read all objects of a kind and give page by page, for what is too much to keep."""
-        query = {"limit": str(PAGE_SIZE)}
-        if label_selector:
-            query["labelSelector"] = label_selector
-        if field_selector:
-            query["fieldSelector"] = field_selector
+        query = _selectors(label_selector, field_selector)
+        async for page in self._pages(resource, namespace, query):
+            yield page["items"]
+
+    async def snapshot(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> tuple[Sequence[Object], str]:
+        """Read all objects of a kind, and the version of the whole from which to watch on."""
+        query = _selectors(label_selector, field_selector)
+        items: MutableSequence[Object] = []
+        version = ""
+        async for page in self._pages(resource, namespace, query):
+            items += page["items"]
+            version = page["metadata"]["resourceVersion"]
+        return items, version
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        *,
+        version: str,
+        silence: float,
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Follow the changes since a version, bookmarks among them, until the server ends it.
+
+        Args:
+            resource: the kind.
+            namespace: only of this one; None: of all.
+            label_selector: only what fits it.
+            field_selector: only what fits it.
+            version: of a snapshot, or of the last event.
+            silence: seconds after which a watch that says nothing counts as dead. The server
+                sends a bookmark about every minute.
+
+        Yields:
+            ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
+
+        Raises:
+            ExpiredError: the version is too old.
+            KubeError: the watch could not be opened, or broke.
+        """
+        query = _selectors(label_selector, field_selector) | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        host = self.configuration.host
+        path = resource.path(namespace)
+        try:
+            async with self._session.stream(path, query, silence=silence) as answer:
+                REQUESTS.labels(str(answer.status), "GET", host).inc()
+                if answer.status != 200:
+                    retry_after = answer.headers.get("Retry-After")
+                    raise error_from_response(answer.status, await answer.read(), retry_after)
+                rest = b""
+                async for data in answer.content.iter_any():
+                    *lines, rest = (rest + data).split(b"\n")
+                    for line in lines:
+                        yield _event(line)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise TransientError(0, "NoConnection", str(error) or "the watch is silent") from error
+
+    async def _pages(
+        self, resource: Resource, namespace: str | None, query: dict[str, str]
+    ) -> AsyncIterator[Object]:
+        query["limit"] = str(PAGE_SIZE)
+        # The items of a list leave these two out.
+        kind = {"apiVersion": resource.api_version, "kind": resource.kind}
         while True:
             page = await self._call("GET", resource.path(namespace), query)
-            # The items of a list leave these two out.
-            kind = {"apiVersion": resource.api_version, "kind": resource.kind}
-            yield [kind | item for item in page["items"]]
+            page["items"] = [kind | item for item in page["items"]]
+            yield page
             token = page["metadata"].get("continue")
             if not token:
                 return
@@ -173,7 +255,23 @@ class KubeClient:
 
     async def create_unfenced(self, resource: Resource, obj: Object) -> Object:
         """Create an object without holding the Lease: for the Lease itself."""
-        return await self._call("POST", resource.path(obj["metadata"]["namespace"]), {}, obj)
+        return await self._call("POST", resource.path(obj["metadata"].get("namespace")), {}, obj)
+
+    async def review(self, resource: Resource, spec: Object) -> Object:
+        """Ask a question that the API server answers at once (TokenReview and its like).
+
+        Returns:
+            The answer's status.
+        """
+        question = {"apiVersion": resource.api_version, "kind": resource.kind, "spec": spec}
+        answer = await self._call("POST", resource.path(None), {}, question)
+        status: Object = answer["status"]
+        return status
+
+    async def replace(self, resource: Resource, obj: Object) -> Object:
+        """Replace an object, guarded by its resourceVersion."""
+        self.fence()
+        return await self.replace_unfenced(resource, obj)
 
     async def replace_unfenced(self, resource: Resource, obj: Object) -> Object:
         """Replace an object, guarded by its resourceVersion: for the Lease itself."""
@@ -182,7 +280,7 @@ class KubeClient:
         return await self._call("PUT", path, {}, obj)
 
     async def merge(
-        self, resource: Resource, namespace: str, name: str, patch: Object, *, manager: str
+        self, resource: Resource, namespace: str | None, name: str, patch: Object, *, manager: str
     ) -> Object:
         """Change an object by a JSON merge patch."""
         self.fence()
@@ -193,7 +291,7 @@ class KubeClient:
         """Delete just this object: another one of the same name, made since, is left alone."""
         self.fence()
         metadata = obj["metadata"]
-        path = resource.path(metadata["namespace"], metadata["name"])
+        path = resource.path(metadata.get("namespace"), metadata["name"])
         options = {
             "propagationPolicy": "Background",
             "preconditions": {"uid": metadata["uid"]},
@@ -246,6 +344,20 @@ class KubeClient:
         if warnings is not None:
             warnings.extend(map(warning_text, response.headers.getall("Warning", ())))
         return response.data
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    given = {"labelSelector": labels, "fieldSelector": fields}
+    return {name: selector for name, selector in given.items() if selector}
+
+
+def _event(line: bytes) -> tuple[str, Object]:
+    """Read one line of a watch; an ERROR event is raised."""
+    event = json.loads(line)
+    kind, obj = event["type"], event["object"]
+    if kind == "ERROR":
+        raise error_from_response(int(obj.get("code", 500)), json.dumps(obj).encode(), None)
+    return kind, obj
 
 
 def warning_text(header: str) -> str:

@@ -22,6 +22,10 @@ class ConflictError(KubeError):
     """409: someone else was faster, or a precondition did not hold."""
 
 
+class ExpiredError(KubeError):
+    """410: the version to watch from is too old; only a new LIST helps."""
+
+
 class TransientError(KubeError):
     """Worth trying again soon: no connection, timeout, 429, 5xx."""
 
@@ -59,6 +63,8 @@ def error_from_response(status: int, body: bytes, retry_after: str | None) -> Ku
         return NotFoundError(status, reason, message)
     if status == 409:
         return ConflictError(status, reason, message)
+    if status == 410:
+        return ExpiredError(status, reason, message)
     if status == 500 and any(text in message for text in _REFUSED_BY_500):
         return RejectedError(status, reason, message)
     # 401 passes when the rotated token has been read again.

@@ -7,6 +7,8 @@ thread for the proxy before each request.
 
 import ssl
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -27,7 +29,8 @@ class Response(NamedTuple):
 class Session:
     """A pool of connections that knows where the API server is and who we are."""
 
-    def __init__(self, configuration: Configuration):
+    def __init__(self, configuration: Configuration, *, connections: int = 0):
+        """Open no connection yet; `connections` is how many there may be, 0 for any number."""
         self.configuration = configuration
         parts = urlsplit(configuration.host)
         bypassed = urllib.request.proxy_bypass(parts.hostname or "")
@@ -38,7 +41,7 @@ class Session:
             "server_hostname": configuration.tls_server_name,
         }
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=_tls(configuration), limit=0),
+            connector=aiohttp.TCPConnector(ssl=_tls(configuration), limit=connections),
             timeout=aiohttp.ClientTimeout(total=None),  # the caller sets one
         )
 
@@ -52,15 +55,32 @@ class Session:
         accept: str,
     ) -> Response:
         """Send a request and read the answer."""
-        headers = {"Accept": accept, "Content-Type": content_type}
-        # Reads a rotated token again when it is due.
-        if token := await self.configuration.get_api_key_with_prefix("BearerToken"):
-            headers["Authorization"] = token
-        url = f"{self.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": accept, "Content-Type": content_type} | await self._authorization()
         async with self._session.request(
-            method, URL(url, encoded=True), data=body, headers=headers, **self._options
+            method, self._url(path, query), data=body, headers=headers, **self._options
         ) as answer:
             return Response(answer.status, await answer.read(), answer.headers)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: dict[str, str], *, silence: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Open an answer that is read as it comes; nothing for `silence` seconds is an error."""
+        headers = {"Accept": "application/json"} | await self._authorization()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence)
+        async with self._session.get(
+            self._url(path, query), headers=headers, timeout=timeout, **self._options
+        ) as answer:
+            yield answer
+
+    async def _authorization(self) -> dict[str, str]:
+        # Reads a rotated token again when it is due.
+        token = await self.configuration.get_api_key_with_prefix("BearerToken")
+        return {"Authorization": token} if token else {}
+
+    def _url(self, path: str, query: dict[str, str]) -> URL:
+        url = f"{self.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        return URL(url, encoded=True)
 
     async def close(self) -> None:
         """Close all connections."""

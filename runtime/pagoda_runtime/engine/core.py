@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from pagoda_runtime.engine.memory import run_in_memory
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import PoolingParams, Request, SamplingParams
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Runner, Sampled
 
@@ -58,25 +59,37 @@ class EngineCore:
                 request.scheduled_at = now
             # A prompt token counts once, even if the cache had it or a preemption makes it computed
             # again.
-            done = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
-            prompt_tokens += done - request.prompt_tokens_counted
-            request.prompt_tokens_counted = done
-        outputs = self._runner.run(chunks) if chunks else []
+            counted = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
+            prompt_tokens += counted - request.prompt_tokens_counted
+            request.prompt_tokens_counted = counted
+        outputs = run_in_memory(self._runner, chunks) if chunks else []
+        if failed := [c for c, output in zip(chunks, outputs, strict=True) if output is None]:
+            lost = self._scheduler.fail(chunks, failed)
+            deltas += [Delta(r.id, [], r.finish_reason) for r in lost]
+        done = [
+            (chunk, output)
+            for chunk, output in zip(chunks, outputs, strict=True)
+            if output is not None and chunk.request.finish_reason is None
+        ]
         tokens = {}
-        for chunk, output in zip(chunks, outputs, strict=True):
-            chunk.request.prompt_logprobs += output.prompt_logprobs
+        for chunk, output in done:
+            if output.prompt_logprobs:
+                chunk.request.prompt_logprobs += output.prompt_logprobs
             if output.hidden_sum is not None:
                 chunk.request.hidden_sum = output.hidden_sum
             if output.sampled is not None:
                 tokens[chunk.request.id] = output.sampled.token
-        self._scheduler.update(chunks, tokens)
+        self._scheduler.update([chunk for chunk, _ in done], tokens)
         deltas += [
             _delta(chunk.request, output.sampled)
-            for chunk, output in zip(chunks, outputs, strict=True)
+            for chunk, output in done
             if output.sampled is not None or chunk.request.finish_reason is not None
         ]
         return deltas, replace(
-            self.stats(), prompt_tokens=prompt_tokens, generation_tokens=len(tokens)
+            self.stats(),
+            prompt_tokens=prompt_tokens,
+            generation_tokens=len(tokens),
+            step_seconds=self._clock() - now,
         )
 
     def stats(self) -> Stats:
@@ -93,10 +106,15 @@ class EngineCore:
         )
 
     def self_test(self) -> None:
-        """Generate one token, so that the first request meets a model that is known to work."""
-        self.add(Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0)))
+        """Generate one token, so that the first request meets a model that is known to work;
+        MemoryError if there is none left for it.
+        """
+        request = Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0))
+        self.add(request)
         while self.has_work:
             self.step()
+        if request.finish_reason is FinishReason.ERROR:
+            raise MemoryError("there is no memory left to compute one token")
 
 
 def _delta(request: Request, sampled: Sampled | None) -> Delta:

@@ -30,8 +30,10 @@ class Delta:
 
 @dataclass(frozen=True)
 class Stats:
-    """The engine's state after a step. prompt_tokens and generation_tokens are those of this step alone;
-    the prefix cache's are counted in tokens, over the engine's life."""
+    """The engine's state after a step. prompt_tokens, generation_tokens and step_seconds are those of
+    this step alone, the last None if there was none; the prefix cache's are counted in tokens, over the
+    engine's life.
+    """
 
     running: int
     waiting: int
@@ -42,3 +44,4 @@ class Stats:
     prefix_cache_hits_total: int
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    step_seconds: float | None = None

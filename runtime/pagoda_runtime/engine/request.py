@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 class FinishReason(StrEnum):
-    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's). `timeout` is no answer's
-    end: its deadline passed, and the client gets an error.
+    """Why a request ended, in OpenAI's words (`abort` is ours and vLLM's). `timeout` and `error`
+    are no answer's end: its deadline passed, or the engine had no memory for it, and the client
+    gets an error.
     """
 
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
     TIMEOUT = "timeout"
+    ERROR = "error"
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,13 @@ class Request:
     """State of one request. Times are `time.monotonic()` seconds, which Linux shares between
     processes.
 
+    max_tokens is the longest answer, 0 if only the prompt is read.
+
     token_ids is prompt plus answer so far; num_computed of them have their keys and values in the
     blocks of block_table. There is no prefill or decode state: a request catches up until one token
     is left to compute.
 
+    The first num_passed blocks of the table have left every layer's window and may be others' by now.
     block_hashes are those of the full blocks of token_ids; others can find the first num_shared of
     them. num_uncached is what the request had to compute when it arrived, num_cached what it found
     when it was first admitted. rank is the scheduler's.
@@ -101,11 +106,13 @@ class Request:
     prompt_ids: list[int]
     params: SamplingParams | PoolingParams
     arrival: float = 0.0
+    max_tokens: int = field(init=False)
     token_ids: list[int] = field(init=False)
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     num_shared: int = 0
+    num_passed: int = 0
     num_uncached: int = 0
     num_cached: int | None = None
     wanted: range = field(init=False)
@@ -120,6 +127,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_ids)
+        self.max_tokens = 0 if isinstance(self.params, PoolingParams) else self.params.max_tokens
         self.wanted = _wanted(len(self.prompt_ids), self.params)
 
     @property
@@ -127,11 +135,6 @@ class Request:
         """The parameters of a request that is not for an embedding."""
         assert isinstance(self.params, SamplingParams)
         return self.params
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest answer; 0 for a request that only reads its prompt."""
-        return self.params.max_tokens if isinstance(self.params, SamplingParams) else 0
 
     @property
     def reads_prompt(self) -> bool:
@@ -145,7 +148,7 @@ class Request:
         from ending before min_tokens.
         """
         params = self.sampling
-        if self.num_outputs >= params.min_tokens:
+        if params.min_tokens == 0 or self.num_outputs >= params.min_tokens:
             return params.logit_bias
         return (*params.logit_bias, *((token, -math.inf) for token in params.stop_token_ids))
 

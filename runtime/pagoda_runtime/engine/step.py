@@ -8,10 +8,12 @@ Neither torch nor numpy here. Plain torch, the fused C++ call and whatever comes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from pagoda_runtime.engine.request import Request
+
+_NOTHING = range(0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Chunk:
         """
         request = self.request
         wanted = request.wanted
+        if request.num_read >= wanted.stop:  # So it is for every decode of every step: be quick.
+            return _NOTHING
         return range(max(self.start, request.num_read, wanted.start), min(self.end, wanted.stop))
 
 
@@ -59,8 +63,7 @@ class Sampled:
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class ChunkOutput:
+class ChunkOutput(NamedTuple):
     """What a step made of one chunk.
 
     - sampled: the next token, if the chunk samples.
@@ -71,7 +74,7 @@ class ChunkOutput:
     """
 
     sampled: Sampled | None = None
-    prompt_logprobs: list[Sampled] = field(default_factory=list)
+    prompt_logprobs: Sequence[Sampled] = ()
     hidden_sum: list[float] | None = None
 
 
@@ -93,7 +96,8 @@ class Runner(Protocol):
           position `request.num_tokens`. `params.seed` is never None here.
         - However many positions are scored, at most `kv_size.logits_rows` rows of logits exist at once.
 
-        `chunks` is never empty. An exception ends the engine.
+        `chunks` is never empty. MemoryError makes the engine try again with less (`engine.memory`);
+        any other exception ends it.
         """
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 PATH = Path(__file__).with_name("libpagoda.so")
 _ABI = 2
+_NO_MEMORY = "not enough memory"  # what csrc/pagoda.cpp makes of std::bad_alloc
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -268,7 +269,8 @@ class Model:
 
     def _check(self, code: int) -> None:
         if code != 0:
-            raise NativeError(self._reason())
+            reason = self._reason()
+            raise MemoryError(reason) if reason == _NO_MEMORY else NativeError(reason)
 
     def _reason(self) -> str:
         reason: bytes = self._library.pagoda_error()

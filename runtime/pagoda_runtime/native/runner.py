@@ -11,6 +11,7 @@ import numpy as np
 from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.kv_size import KVSize, logits_rows
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.request import PoolingParams, Request
 from pagoda_runtime.engine.step import Chunk, ChunkOutput, ExecutionUnavailableError, Sampled
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
@@ -54,7 +55,7 @@ class NativeRunner:
             for (_, request), total in zip(asked.pooling, result.sums, strict=True)
         }
         names = [chunk.request.id for chunk in chunks]
-        return [ChunkOutput(sampled.get(n), scores.get(n, []), sums.get(n)) for n in names]
+        return [ChunkOutput(sampled.get(n), scores.get(n, ()), sums.get(n)) for n in names]
 
     def _batch(self, chunks: Sequence[Chunk], asked: _Asked) -> Batch:
         used = [-(-chunk.end // self._block_size) for chunk in chunks]
@@ -73,7 +74,7 @@ class NativeRunner:
             lengths=np.array([chunk.length for chunk in chunks], np.int32),
             tokens=np.array(tokens, np.int32),
             block_tables=tables,
-            rows=np.concatenate([sampling, *_scoring_rows(asked)]),
+            rows=np.concatenate([sampling, *_scoring_rows(asked)]) if asked.scoring else sampling,
             history=np.array(history, np.int32),
             bias_tokens=np.array([token for token, _ in biases], np.int32),
             biases=np.array([bias for _, bias in biases], np.float32),
@@ -165,7 +166,9 @@ def _sampled(result: Result, row: int, wanted: int | None) -> Sampled:
     return Sampled(token, float(result.logprobs[row]), tuple(top))
 
 
-def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> NativeRunner:
+def load(
+    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
+) -> NativeRunner:
     """The runner with its weights and its cache; ExecutionUnavailableError says what it lacks."""
     if choose_dtype(config.dtype, spec) != "bfloat16":
         raise ExecutionUnavailableError("it computes in bfloat16 and the model is float32")
@@ -184,5 +187,6 @@ def load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> NativeRunner:
         )
     except NativeError as error:
         raise ExecutionUnavailableError(str(error)) from error
-    load_weights(model, read_weights(Path(config.model), spec, config.load_format, config.seed))
+    weights = read_weights(Path(config.model), spec, config.load_format, config.seed)
+    load_weights(model, progress.watch(weights))
     return NativeRunner(model, config.block_size, spec.hidden_size)

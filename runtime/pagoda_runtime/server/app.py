@@ -1,13 +1,14 @@
-"""The application: endpoints, probes, and what lies around all of them."""
+"""The application: what answers which path. What lies around it is put there by the lifecycle."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from pagoda_runtime.server import errors
 from pagoda_runtime.server.api import embeddings, exchange, models, responses, schema, tokenize
@@ -15,8 +16,6 @@ from pagoda_runtime.server.api.context import Api
 from pagoda_runtime.server.api.endpoint import Endpoint, Handler
 from pagoda_runtime.server.api.websocket import ChatSocket
 from pagoda_runtime.server.errors import ApiError
-from pagoda_runtime.server.probes import Probes
-from pagoda_runtime.server.request_id import RequestIdMiddleware
 
 # Paths that take a POST, and what handles it.
 HANDLERS: dict[str, Handler] = {
@@ -29,8 +28,8 @@ HANDLERS: dict[str, Handler] = {
 }
 
 
-def application(api: Api, probes: Probes) -> ASGIApp:
-    """The ASGI application."""
+def api_routes(api: Api) -> list[BaseRoute]:
+    """The OpenAI endpoints and those beside them."""
     posts = [
         Route(path, Endpoint(api, handler), methods=["POST"]) for path, handler in HANDLERS.items()
     ]
@@ -40,8 +39,13 @@ def application(api: Api, probes: Probes) -> ASGIApp:
         return errors.json_response(schema.document(api.version))
 
     openapi = Route("/openapi.json", describe)
+    return [*posts, sockets, *models.Models(api).routes, openapi]
+
+
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """The ASGI application, with errors in OpenAI's form."""
     app = Starlette(
-        routes=[*posts, sockets, *models.Models(api).routes, openapi, *probes.routes],
+        routes=routes,
         exception_handlers={
             ApiError: errors.handle_api_error,
             HTTPException: errors.handle_http_error,
@@ -49,4 +53,4 @@ def application(api: Api, probes: Probes) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False  # A redirected POST loses its body in many clients.
-    return RequestIdMiddleware(app)
+    return app

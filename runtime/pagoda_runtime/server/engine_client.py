@@ -20,6 +20,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.output import Delta, Stats
 from pagoda_runtime.engine.request import FinishReason
@@ -47,12 +48,29 @@ class QueueFullError(Exception):
         self.retry_after = retry_after
 
 
+class OutOfMemoryError(Exception):
+    """The engine had no memory for the request's next step."""
+
+
 class DeadlineError(Exception):
     """The request's deadline passed before its answer was complete."""
 
 
-ENGINE_ERRORS = (EngineDeadError, RequestRejectedError, QueueFullError, DeadlineError)
-EngineError = EngineDeadError | RequestRejectedError | QueueFullError | DeadlineError
+ENGINE_ERRORS = (
+    EngineDeadError,
+    RequestRejectedError,
+    QueueFullError,
+    OutOfMemoryError,
+    DeadlineError,
+)
+EngineError = (
+    EngineDeadError | RequestRejectedError | QueueFullError | OutOfMemoryError | DeadlineError
+)
+# Ends of a request that are no answer's.
+_FAILURES: dict[FinishReason | None, type[DeadlineError | OutOfMemoryError]] = {
+    FinishReason.TIMEOUT: DeadlineError,
+    FinishReason.ERROR: OutOfMemoryError,
+}
 
 
 class Stream:
@@ -118,9 +136,17 @@ class EngineClient:
     `close`.
     """
 
-    def __init__(self, config: EngineConfig, on_stats: Callable[[Stats], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        on_stats: Callable[[Stats], None],
+        on_loading: Callable[[ipc.Progress | ipc.Warming], None],
+        on_rejection: Callable[[str], None],
+    ) -> None:
         self._config = config
         self._on_stats = on_stats
+        self._on_loading = on_loading
+        self._on_rejection = on_rejection
         self._streams: dict[str, Stream] = {}
         self._pace = Pace()
         self._waiting = 0
@@ -160,6 +186,7 @@ class EngineClient:
         self._socket.set_hwm(0)
         self._socket.bind(address)
         config = msgspec.json.encode(dataclasses.asdict(self._config)).decode()
+        self._oom_kills = cgroup.oom_kills()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # The working directory is no place to import from; the parent's own path is.
@@ -205,6 +232,12 @@ class EngineClient:
         if ids:
             self._send(ipc.Abort(ids))
 
+    def give_up(self, reason: str) -> None:
+        """Declare an engine dead that does not answer any more, and end its process."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+        self._die(reason)
+
     async def close(self) -> None:
         """End the process, whatever it is doing: it keeps nothing that would need saving."""
         for task in self._tasks:
@@ -232,16 +265,20 @@ class EngineClient:
                     for delta in message.deltas:
                         if (stream := self._streams.get(delta.id)) is None:
                             continue
-                        if delta.finish_reason is FinishReason.TIMEOUT:
-                            stream.on_error(DeadlineError())
+                        if failure := _FAILURES.get(delta.finish_reason):
+                            stream.on_error(failure())
                         else:
                             stream.on_delta(delta)
+                case ipc.Progress() | ipc.Warming():
+                    self._on_loading(message)
                 case ipc.Accepted():
                     for request_id in message.ids:
                         if (stream := self._streams.get(request_id)) is not None:
                             self._pace.began()
                             stream.on_accepted(request_id)
                 case ipc.Rejected():
+                    if message.bound:
+                        self._on_rejection(message.bound)
                     if (stream := self._streams.get(message.id)) is not None:
                         stream.on_error(self._rejection(message))
                 case ipc.Loaded():
@@ -257,8 +294,9 @@ class EngineClient:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.dead.wait(), 0.5)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-        self._die(f"the engine process ended with {name}{hint}")
+        if code == -signal.SIGKILL and cgroup.oom_kills() > self._oom_kills:
+            self._die("out of memory: the kernel killed the engine process at its memory limit")
+        self._die(f"the engine process ended with {name}")
 
     def _die(self, reason: str) -> None:
         if self.dead.is_set():
@@ -270,6 +308,6 @@ class EngineClient:
         self._streams.clear()
 
     def _rejection(self, message: ipc.Rejected) -> QueueFullError | RequestRejectedError:
-        if message.queue_full:
+        if message.bound:
             return QueueFullError(message.message, self._pace.seconds(self._waiting))
         return RequestRejectedError(message.message)

@@ -63,7 +63,11 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
     from pagoda_runtime.engine.build import build_engine
 
-    core, size, spec = build_engine(config)
+    def tell(loaded: int, total: int) -> None:
+        socket.send(ipc.encode(ipc.Progress(loaded, total)))
+
+    core, size, spec = build_engine(config, tell)
+    socket.send(ipc.encode(ipc.Warming()))
     core.self_test()
     seconds = time.monotonic() - begun
     log.info(
@@ -104,8 +108,8 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
             accepted.append(message.id)
         except (ValueError, QueueFullError) as error:
-            full = isinstance(error, QueueFullError)
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
+            bound = error.bound if isinstance(error, QueueFullError) else ""
+            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), bound)))
     if accepted:
         socket.send(ipc.encode(ipc.Accepted(accepted)))
     return changed

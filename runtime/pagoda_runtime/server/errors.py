@@ -14,6 +14,7 @@ from starlette.responses import Response
 from pagoda_runtime.server.engine_client import (
     DeadlineError,
     EngineError,
+    OutOfMemoryError,
     QueueFullError,
     RequestRejectedError,
 )
@@ -104,6 +105,8 @@ def from_engine(error: EngineError) -> ApiError:
         return bad_request(str(error))
     if isinstance(error, QueueFullError):
         return queue_full(str(error), error.retry_after)
+    if isinstance(error, OutOfMemoryError):
+        return unavailable("out_of_memory", retry_after=1)
     if isinstance(error, DeadlineError):
         return deadline_exceeded()
     # Its reason is for the log and the probes; the client can only go elsewhere.

@@ -13,7 +13,8 @@ from pagoda_runtime.engine.output import Delta
 from pagoda_runtime.engine.request import FinishReason, SamplingParams
 from pagoda_runtime.server import ipc
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
-from pagoda_runtime.server.engine_client import DeadlineError, EngineClient
+from pagoda_runtime.server.engine_client import DeadlineError, EngineClient, OutOfMemoryError
+from pagoda_runtime.server.meter import RequestMeter
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -63,7 +64,6 @@ class Choice:
         self.params = params
         self.completion_tokens = 0
         self.cached_tokens = 0
-        self.last_token: float | None = None
         self.reason: FinishReason | None = None
         self._rules = rules
         self._eos_token_ids = eos_token_ids
@@ -116,11 +116,20 @@ class Generation:
     ) -> None:
         self.choices = choices
         self._engine = engine
-        self._metrics = metrics
         self._reply_id = reply_id
         self._arrival = time.monotonic()
         names = [reply_id] if len(choices) == 1 else [f"{reply_id}-{c.index}" for c in choices]
         self._by_id = dict(zip(names, choices, strict=True))
+        metrics.n.observe(len(choices) / len({choice.prompt for choice in choices}))
+        self._meters = {
+            name: RequestMeter(
+                metrics,
+                choice.params,
+                prompt_tokens=len(choice.prompt_ids),
+                arrival=self._arrival,
+            )
+            for name, choice in self._by_id.items()
+        }
         self._stream = engine.stream(
             [
                 ipc.Submit(name, choice.prompt_ids, choice.params, self._arrival)
@@ -128,7 +137,7 @@ class Generation:
             ]
         )
         self._accepted = False
-        self._late = False
+        self._unfinished = FinishReason.ABORT
 
     def __enter__(self) -> Generation:
         self._stream.__enter__()
@@ -153,12 +162,17 @@ class Generation:
             try:
                 delta = await self._stream.next()
             except DeadlineError:
-                self._late = True
+                self._unfinished = FinishReason.TIMEOUT
+                raise
+            except OutOfMemoryError:
+                self._unfinished = FinishReason.ERROR
                 raise
             choice = self._by_id[delta.id]
             if choice.reason is not None:
                 continue  # It was on its way when a stop string ended the choice.
-            self._measure(choice, delta)
+            if delta.cached_tokens is not None:
+                choice.cached_tokens = delta.cached_tokens
+            self._meters[delta.id].on_delta(delta)
             piece = choice.push(delta)
             if piece.reason is not None:
                 running -= 1
@@ -166,27 +180,12 @@ class Generation:
                     self._engine.leave([delta.id])
             yield piece
 
-    def _measure(self, choice: Choice, delta: Delta) -> None:
-        if delta.cached_tokens is not None:
-            choice.cached_tokens = delta.cached_tokens
-        if delta.queue_time is not None:
-            self._metrics.queue.observe(delta.queue_time)
-        if not delta.token_ids:
-            return
-        now = time.monotonic()
-        if choice.last_token is None:
-            self._metrics.first_token.observe(now - self._arrival)
-        else:
-            self._metrics.inter_token.observe(now - choice.last_token)
-        choice.last_token = now
-
     def _finished(self) -> None:
+        reasons = []
+        for name, choice in self._by_id.items():
+            reasons.append(choice.reason or self._unfinished)
+            self._meters[name].finish(reasons[-1])
         seconds = time.monotonic() - self._arrival
-        unfinished = FinishReason.TIMEOUT if self._late else FinishReason.ABORT
-        reasons = [choice.reason or unfinished for choice in self.choices]
-        for reason in reasons:
-            self._metrics.request.observe(seconds)
-            self._metrics.on_finish(reason)
         log.info(
             "request finished",
             extra={

@@ -29,6 +29,17 @@ class Abort(msgspec.Struct, tag=True, array_like=True):
     ids: list[str]
 
 
+class Progress(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: how far the model is loaded, in bytes of weights."""
+
+    loaded_bytes: int
+    total_bytes: int
+
+
+class Warming(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: the model is loaded; the self-test begins."""
+
+
 class Loaded(msgspec.Struct, tag=True, array_like=True):
     """Engine → API: the model is loaded and has generated its first token."""
 
@@ -55,11 +66,13 @@ class Accepted(msgspec.Struct, tag=True, array_like=True):
 
 
 class Rejected(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
+    """Engine → API: a request the engine will not run: never, or not now because its queue is full;
+    then `bound` names what bounds it.
+    """
 
     id: str
     message: str
-    queue_full: bool = False
+    bound: str = ""
 
 
 class Fatal(msgspec.Struct, tag=True, array_like=True):
@@ -69,7 +82,7 @@ class Fatal(msgspec.Struct, tag=True, array_like=True):
 
 
 ToEngine = Submit | Abort
-FromEngine = Loaded | Accepted | Update | Rejected | Fatal
+FromEngine = Progress | Warming | Loaded | Accepted | Update | Rejected | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

@@ -14,7 +14,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 class Aiohttp:
     """An aiohttp session and nothing else: what this machine can do at best with one process."""
 
-    def __init__(self, kubeconfig: Path):
+    def __init__(self, kubeconfig: Path, connections: int = 0):
         data = yaml.safe_load(kubeconfig.read_text())
         cluster, user = data["clusters"][0]["cluster"], data["users"][0]["user"]
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
@@ -28,7 +28,7 @@ class Aiohttp:
             kubeconfig.with_suffix(".client-key-data.pem"),
         )
         self._server = cluster["server"]
-        connector = aiohttp.TCPConnector(ssl=context, limit=0)
+        connector = aiohttp.TCPConnector(ssl=context, limit=connections)
         self.session = aiohttp.ClientSession(self._server, connector=connector)
 
     async def send(self, method: str, uri: str, body: str, content_type: str) -> bytes:

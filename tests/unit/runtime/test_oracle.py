@@ -71,7 +71,7 @@ MODELS = {
         )
     ),
     "mistral-window": lambda: MistralForCausalLM(
-        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=19)
+        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=29)
     ),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, num_hidden_layers=2)),
     "qwen2-half-windows": lambda: Qwen2ForCausalLM(

@@ -1,5 +1,5 @@
 """What the scheduler promises, for any mix of answers, scores and embeddings, priorities, aborts,
-deadlines, shared prompts, pool sizes and budgets.
+deadlines, shared prompts, windows, pool sizes and budgets.
 """
 
 from dataclasses import dataclass
@@ -87,10 +87,13 @@ arrivals = st.builds(
 
 
 class Memory:
-    """The KV cache of a model whose keys are the whole prefix: reading finds every wrong block."""
+    """The KV cache of a model whose keys are the whole prefix: reading finds every wrong block. A
+    token reads what its window holds.
+    """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, window: int | None) -> None:
         self._size = block_size
+        self._window = window
         self._slots: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
 
     def run(self, chunks: list[Chunk]) -> None:
@@ -98,7 +101,8 @@ class Memory:
             for position in range(chunk.start, chunk.end):
                 self._slots[self._slot(chunk, position)] = self._content(chunk, position)
         for chunk in chunks:
-            for position in range(chunk.end):
+            first = 0 if self._window is None else max(0, chunk.start - self._window + 1)
+            for position in range(first, chunk.end):
                 slot = self._slot(chunk, position)
                 assert self._slots[slot] == self._content(chunk, position)
 
@@ -118,6 +122,7 @@ class Memory:
     seqs=st.integers(1, 6),
     spare_budget=st.integers(0, 20),
     caching=st.booleans(),
+    window=st.none() | st.integers(1, 30),
 )
 def test_promises(
     plan: list[Arrival],
@@ -126,6 +131,7 @@ def test_promises(
     seqs: int,
     spare_budget: int,
     caching: bool,
+    window: int | None,
 ) -> None:
     longest = max(a.prompt + a.answer for a in plan)
     s = Scheduler(
@@ -134,8 +140,9 @@ def test_promises(
         max_num_batched_tokens=seqs + spare_budget,
         max_model_len=longest,
         enable_prefix_caching=caching,
+        window=window,
     )
-    memory = Memory(block_size)
+    memory = Memory(block_size, window)
     requests: list[Request] = []
     reads: dict[str, list[int]] = {str(i): [] for i in range(len(plan))}
     read_again = False
@@ -146,7 +153,7 @@ def test_promises(
         nonlocal clock, read_again
         s.abort(abort_at.pop(clock, []))
         s.expire(clock)
-        check_blocks(s)
+        check_blocks(s, window)
         before = list(s.running)
         chunks = s.schedule()
         check_step(s, chunks, before)
@@ -155,7 +162,7 @@ def test_promises(
             reads[c.request.id] += c.wanted
             read_again |= c.start < c.request.num_read < len(c.request.prompt_ids)
         s.update(chunks, {c.request.id: next_token(plan, c.request) for c in chunks if c.samples})
-        check_blocks(s)
+        check_blocks(s, window)
         clock += 1
 
     for i, a in enumerate(plan):
@@ -215,9 +222,9 @@ def check_step(s: Scheduler, chunks: list[Chunk], before: list[Request]) -> None
     assert all(r.id in scheduled for r in s.running if r.num_pending == 1), "every decode runs"
 
 
-def check_blocks(s: Scheduler) -> None:
+def check_blocks(s: Scheduler, window: int | None) -> None:
     pool = s.kv.pool
-    tables = [r.block_table for r in s.running]
+    tables = [r.block_table[r.num_passed :] for r in s.running]
     for table in tables:
         assert len(table) == len(set(table))
     counts = [sum(block in table for table in tables) for block in range(pool.num_blocks)]
@@ -225,7 +232,10 @@ def check_blocks(s: Scheduler) -> None:
     assert pool.num_free == counts.count(0), "no block is lost"
     for r in s.running:
         # Whatever a request has not shared is its own.
-        assert all(pool.ref_count(block) == 1 for block in r.block_table[r.num_shared :])
+        own = r.block_table[max(r.num_shared, r.num_passed) :]
+        assert all(pool.ref_count(block) == 1 for block in own)
+        seen_from = 0 if window is None else max(0, r.num_computed - window + 1)
+        assert r.num_passed == seen_from // pool.block_size, "what has left the window is free"
     for r in s.waiting:
         assert r.block_table == []
         assert r.num_computed == 0

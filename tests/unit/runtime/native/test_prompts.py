@@ -47,13 +47,14 @@ class Way:
     blocks: int = 200
     caching: bool = True
     logits_rows: int = 256
+    threads: int = 1
 
 
 ROOMY = Way()
 WAYS = [
     Way(budget=7),
     Way(caching=False, logits_rows=5),
-    Way(budget=40, blocks=MAX_LEN // BLOCK + 3),
+    Way(budget=40, blocks=MAX_LEN // BLOCK + 3, threads=2),
     Way(budget=9, blocks=MAX_LEN // BLOCK + 3, caching=False, logits_rows=1),
 ]
 
@@ -112,6 +113,7 @@ def native_runner(
         num_blocks=way.blocks,
         max_tokens=way.budget,
         logits_rows=way.logits_rows,
+        threads=way.threads,
         int8=int8,
         instruction_set=instruction_set,
     )
@@ -119,6 +121,7 @@ def native_runner(
 
 
 def torch_runner(name: str, dtype: torch.dtype) -> TorchRunner:
+    torch.set_num_threads(1)  # For models this small a second one only waits.
     spec = make_spec(name)
     weights = {key: weight.to(dtype) for key, weight in make_weights(spec).items()}
     attention = PagedTorchAttention(spec, KVLayout(ROOMY.blocks, BLOCK, dtype))
@@ -154,10 +157,13 @@ def test_bits_do_not_depend_on_chunks_batch_preemption_or_turns(
         assert (preemptions > 0) == (way.blocks < ROOMY.blocks)
 
 
+READ = ("scores", "last", "mean", "cls")
+
+
 def numbers(heard: dict[str, list[Delta]]) -> dict[str, npt.NDArray[np.float64]]:
     """Scores of the prompts' own tokens, and embeddings, by kind."""
     result = {}
-    for kind in ("scores", "last", "mean", "cls"):
+    for kind in READ:
         values: list[float] = []
         for length in LENGTHS:
             (delta,) = heard[f"{kind} {length}"]
@@ -175,8 +181,9 @@ def error(got: npt.NDArray[np.float64], exact: npt.NDArray[np.float64]) -> float
 def test_error_is_not_above_torchs(
     library: ctypes.CDLL, name: str, instruction_set: InstructionSet
 ) -> None:
+    requests = {who: what for who, what in every_kind().items() if who.split()[0] in READ}
     exact, half, ours, int8 = (
-        numbers(serve(runner, ROOMY, every_kind())[0])
+        numbers(serve(runner, ROOMY, requests)[0])
         for runner in (
             torch_runner(name, torch.float32),
             torch_runner(name, torch.bfloat16),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.build import build_engine
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.request import Request, SamplingParams
 from pagoda_runtime.engine.step import Chunk, Sampled
 from pagoda_runtime.model.spec import read_spec
@@ -99,7 +100,8 @@ def test_answers_do_not_depend_on_budget_or_preemption(model_dir: Path, quantiza
 def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
     config = config_of(model_dir)
     _, size, spec = build_engine(config)
-    native = runner.load(config, spec, size)
+    progress = LoadProgress(spec, "bfloat16", lambda loaded, total: None)
+    native = runner.load(config, spec, size, progress)
 
     def chunk(**params: Any) -> Chunk:
         request = Request("r", [5, 6, 7], SamplingParams(max_tokens=9, **params))

@@ -1,0 +1,1 @@
+"""Autoscaling on tokens per second: samples of pods, the demand law, learned capacity."""
