@@ -92,6 +92,7 @@ def test_more_answers_than_can_ever_be_taken(shared: Server) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_ends_all_choices(shared: Server, stream: bool) -> None:
     aborted = shared.metric("request_success_total", finished_reason="abort")
+    generated = shared.metric("generation_tokens_total")
     body: dict[str, Any] = {"prompt": ["a", "b"], "n": 2, "max_tokens": 90, "ignore_eos": True}
     with httpx.Client(timeout=60) as client:
         if stream:
@@ -103,6 +104,8 @@ def test_leaving_ends_all_choices(shared: Server, stream: bool) -> None:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(shared.url + "/v1/completions", json=body, timeout=0.3)
     eventually(lambda: idle(shared), "blocks free after leaving")
+    # Four answers of 90 steps of 20 ms each.
+    assert shared.metric("generation_tokens_total") - generated < 240
     assert shared.metric("request_success_total", finished_reason="abort") == aborted + 4
 
 

@@ -98,6 +98,7 @@ async def test_many_streams_of_the_async_client(shared: Server) -> None:
 
 
 async def test_leaving_an_async_stream(shared: Server) -> None:
+    generated = shared.metric("generation_tokens_total")
     client = AsyncOpenAI(base_url=shared.url + "/v1", api_key="none")
     stream = await client.completions.create(
         model="abc", prompt="a", max_tokens=390, stream=True, extra_body={"ignore_eos": True}
@@ -107,6 +108,7 @@ async def test_leaving_an_async_stream(shared: Server) -> None:
     await stream.close()
     await client.close()
     eventually(lambda: idle(shared), "blocks free")
+    assert shared.metric("generation_tokens_total") - generated < 300
 
 
 def test_errors_in_the_middle_of_a_stream_are_raised(shared: Server) -> None:

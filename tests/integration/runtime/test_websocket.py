@@ -66,12 +66,14 @@ def test_one_after_the_other_and_errors_between(shared: Server) -> None:
 
 def test_closing_aborts(shared: Server) -> None:
     aborted = shared.metric("request_success_total", finished_reason="abort")
+    generated = shared.metric("generation_tokens_total")
     with open_socket(shared) as socket:
         body = {"messages": CHAT, "n": 2, "max_tokens": 380, "ignore_eos": True}
         socket.send(json.dumps(body))
         socket.recv(timeout=60)
         eventually(lambda: not idle(shared), "it runs")
     eventually(lambda: idle(shared), "blocks free after closing")
+    assert shared.metric("generation_tokens_total") - generated < 500, "it would have been 760"
     assert shared.metric("request_success_total", finished_reason="abort") == aborted + 2
 
 
