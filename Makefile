@@ -111,6 +111,10 @@ bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, 
 bench-probes: setup ## how long probes take beside 32 streams
 	$(PY) -m tests.bench.probes $(BENCH)
 
+.PHONY: bench-overhead
+bench-overhead: setup ## streamed requests beside the engine called directly (5 minutes)
+	$(PY) -m tests.bench.overhead $(BENCH)
+
 .PHONY: generate
 generate: setup ## write what is generated from the sources
 	pagoda crd > crds/$(CRD)

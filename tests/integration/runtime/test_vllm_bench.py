@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_it_fails_no_request_and_counts_what_we_count(
         assert (result["completed"], result["failed"]) == (REQUESTS, 0), result["errors"]
         assert result["total_output_tokens"] == REQUESTS * ANSWER
         # An answer is counted when its connection has taken it, so maybe after the client has it.
-        eventually(lambda route=ROUTES[backend]: answered(server, route) == REQUESTS, backend)
+        eventually(partial(has_answered, server, ROUTES[backend]), backend)
     read = sum(result["total_input_tokens"] for result in results.values())
     written = sum(result["total_output_tokens"] for result in results.values())
     requests = REQUESTS * len(results)
@@ -81,8 +82,9 @@ def bench(server: Server, model: Path, out: Path) -> dict[str, dict[str, Any]]:
     return {name: json.loads((out / f"{name}.json").read_text()) for name in ROUTES}
 
 
-def answered(server: Server, route: str) -> float:
-    """How many good answers a route has given; before the first there is no such line."""
+def has_answered(server: Server, route: str) -> bool:
+    """Whether a route has answered all its requests well; before the first there is no count."""
+    labels = {"method": "POST", "handler": route, "status": "200"}
     with suppress(AssertionError):
-        return server.metric("http_requests_total", method="POST", handler=route, status="200")
-    return 0.0
+        return server.metric("http_requests_total", **labels) == REQUESTS
+    return False
