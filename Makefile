@@ -112,7 +112,7 @@ bench-probes: setup ## how long probes take beside 32 streams
 	$(PY) -m tests.bench.probes $(BENCH)
 
 .PHONY: bench-overhead
-bench-overhead: setup ## streamed requests beside the engine called directly (5 minutes)
+bench-overhead: setup ## streamed requests beside the engine called directly (3 minutes)
 	$(PY) -m tests.bench.overhead $(BENCH)
 
 .PHONY: generate
