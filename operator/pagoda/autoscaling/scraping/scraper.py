@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAGE = 4 << 20  # bytes; vLLM's has 70 KB
 LONGEST_BACKOFF_SECONDS = 20.0
+DISPATCH_SECONDS = 0.005
 
 SECONDS = Histogram(
     "pagoda_scrape_duration_seconds",
@@ -104,8 +105,8 @@ class Scraper:
             while self._due and self._due[0][0] <= now:
                 due, _, replica = heapq.heappop(self._due)
                 self._queue.put_nowait((due, replica))
-            # Long enough to cost nothing, short enough for a pod that is added in between.
-            await asyncio.sleep(self._pace.interval / 100)
+            # Small bursts, between which queries are answered; a pod may be added at any time.
+            await asyncio.sleep(DISPATCH_SECONDS)
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         while True:
