@@ -25,7 +25,7 @@ from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
 from pagoda.controller.refusal import refusal
 from pagoda.controller.replacement import Replacement
-from pagoda.controller.scaling import learned_target
+from pagoda.controller.scaling import Signals, learned_target
 from pagoda.controller.signals import SignalSource
 from pagoda.controller.status import observe, previous_status, same_status
 from pagoda.kube.client import KubeClient
@@ -254,18 +254,19 @@ class Reconciler:
             Whether it was written, and else the seconds after which it should be tried again.
         """
         owned = self._cache.owned(key, owner.uid)
+        deployment = owned.get((DEPLOYMENT, owner.name))
         seen = Observation(
             parent=parent,
             plan=intent.plan,
             problem=problem,
             moving=intent.evacuation.finding,
-            deployment=owned.get((DEPLOYMENT, owner.name)),
+            deployment=deployment,
             pods=self._pods(key, parent),
             has_service=(SERVICE, owner.name) in owned,
             evidence=evidence,
             ingress=owned.get((INGRESS, owner.name)),
             autoscaler=owned.get((AUTOSCALER, owner.name)),
-            signals=self._signals.of(key),
+            signals=await self._signals_of(key, parent, deployment),
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}
@@ -293,6 +294,14 @@ class Reconciler:
         self._cache.absorb(None, answer)
         await self._tell(parent, live, wanted)
         return True, None
+
+    async def _signals_of(self, key: Key, parent: Object, deployment: Object | None) -> Signals:
+        """Give what status tells of the load; where the count has changed, what has caused it."""
+        last = (parent.get("status") or {}).get("desiredReplicas")
+        if deployment is None or last is None or not parent["spec"].get("autoscaling"):
+            return self._signals.of(key)
+        has_changed = deployment["spec"].get("replicas") != last
+        return await self._signals.now(key) if has_changed else self._signals.of(key)
 
     def _pods(self, key: Key, parent: Object) -> tuple[Object, ...]:
         return tuple(pod for pod in self._cache.pods(key) if not _is_older(pod, parent))

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
 TOLD_SECONDS = 30.0
+FRESH_SECONDS = 1.0
 
 
 @dataclass
@@ -72,6 +73,15 @@ class SignalSource:
         self._period = period
         self._clock = clock
         self._told: dict[Key, _Told] = {}
+        self._looking = asyncio.Lock()
+        self._looked_at = 0.0
+
+    async def now(self, key: Key) -> Signals:
+        """Give signals of this second, to tell what has just caused a change."""
+        async with self._looking:
+            if self._clock() - self._looked_at > FRESH_SECONDS:
+                await self.look()
+        return self.of(key)
 
     def of(self, key: Key) -> Signals:
         """Give the latest signals."""
@@ -86,6 +96,7 @@ class SignalSource:
 
     async def look(self) -> None:
         """Ask once."""
+        self._looked_at = self._clock()
         scaled = {key for key in self._cache.parents() if self._is_autoscaled(key)}
         for key in self._told.keys() - scaled:
             del self._told[key]
