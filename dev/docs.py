@@ -9,6 +9,8 @@ from typing import Any
 from pagoda.api.conditions import REASONS
 from pagoda.api.crd import custom_resource_definition
 
+from dev.docs_runtime import runtime_api
+
 DOCS = Path(__file__).parents[1] / "docs"
 NOTE = "<!-- Generated from the code by `make generate`; do not edit. -->"
 
@@ -70,6 +72,7 @@ def troubleshooting() -> str:
 
 GENERATED = {
     DOCS / "reference" / "llmdeployment.md": api_reference,
+    DOCS / "reference" / "runtime-api.md": lambda: f"{NOTE}\n\n{runtime_api()}",
     DOCS / "troubleshooting.md": troubleshooting,
 }
 _RULES = "x-kubernetes-validations"

@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
+from pagoda.render.autoscaler import NO_SCALING_FACTS, ScalingFacts
 from pagoda.render.effective import Settings
 from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact
 from pagoda.render.objects import (
@@ -60,6 +61,7 @@ def plan(
     deployment: dict[str, Any] | None = None,
     ingress_class: IngressClassFact = UNKNOWN_CLASS,
     holds_last: bool = True,
+    scaling: ScalingFacts = NO_SCALING_FACTS,
     **fields: Any,
 ) -> Plan:
     facts = Facts(
@@ -68,6 +70,7 @@ def plan(
         deployment,
         holds_last=holds_last,
         ingress_class=ingress_class,
+        scaling=scaling,
     )
     return desired(owner, LLMDeploymentSpec.model_validate(spec(**fields)), facts)
 

@@ -16,6 +16,7 @@ from tests.kube import eventually
 # About twenty times faster than life where a test has to wait for it.
 PERIODS = {
     "relist-seconds": "3",
+    "signals-seconds": "1",
     "unschedulable-seconds": "1",
     "transient-cap-seconds": "1",
     "terminal-cap-seconds": "2",

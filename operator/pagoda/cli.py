@@ -81,6 +81,7 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-port", type=int, default=int(_env("METRICS_PORT", "9090")))
     for flag, default, text in (
         ("relist-seconds", "600", "how often everything is listed anew"),
+        ("signals-seconds", "15", "how often the metrics server is asked"),
         ("inactivity-seconds", "75", "a watch that is silent for so long is opened anew"),
         ("dead-watch-seconds", "180", "a watch that misses changes for so long fails /healthz"),
         ("shutdown-seconds", "20", "how long running passes may take to end"),
@@ -211,6 +212,7 @@ def _operator(args: argparse.Namespace) -> int:
         health_port=args.health_port,
         metrics_port=args.metrics_port,
         relist_seconds=args.relist_seconds,
+        signals_seconds=args.signals_seconds,
         inactivity_seconds=args.inactivity_seconds,
         dead_watch_seconds=args.dead_watch_seconds,
         shutdown_seconds=args.shutdown_seconds,

@@ -30,6 +30,7 @@ class Forward final : public Execution {
 
   void forward(const PagodaStep& step, int thread);
   void attention(const Layer& layer, int index, Scratch<Isa>& scratch);
+  void pool(const PagodaStep& step);
   void head(const PagodaStep& step, int thread);
 
   void norm_into_input(const float* x, const Memory& weight, int row);
@@ -49,6 +50,7 @@ class Forward final : public Execution {
   const HeadShape shape_;
   const bool int8_;
   const int qkv_width_, logits_width_;
+  const int most_logits_rows_;  // at once; their input must fit where that of a step's tokens does
   // products_ is written while input_ is read: what SwiGLU makes of gate and up.
   Input<Isa> input_, products_;
   Memory residual_, qkv_, act_, products_act_, bytes_, scales_, wide_, cosines_, sines_, logits_;
@@ -66,7 +68,8 @@ Forward<Isa>::Forward(Model& model)
              model.half()},
       int8_(model.config.int8 != 0),
       qkv_width_(model.layers[0].qkv.panels() * kPanel),
-      logits_width_(model.head.panels() * kPanel) {
+      logits_width_(model.head.panels() * kPanel),
+      most_logits_rows_(std::min(model.config.logits_rows, model.config.max_tokens)) {
   const size_t rows = size_t(model.config.max_tokens);
   const int stride =
       round_up(std::max({model.hidden_width(), model.mlp_width(), model.attention_width()}), kPanel);
@@ -91,9 +94,9 @@ Forward<Isa>::Forward(Model& model)
 template <class Isa>
 void Forward<Isa>::step(const PagodaStep& step) {
   plan_.make(step, model_.config, model_.cache, shape_.tile_tokens());
-  if (step.num_rows > logits_rows_) {
-    logits_ = Memory(size_t(step.num_rows) * logits_width_ * sizeof(float));
-    logits_rows_ = step.num_rows;
+  if (int rows = std::min(step.num_rows, most_logits_rows_); rows > logits_rows_) {
+    logits_ = Memory(size_t(rows) * logits_width_ * sizeof(float));
+    logits_rows_ = rows;
   }
   model_.team.run([&](int thread) { forward(step, thread); });
 }
@@ -129,6 +132,7 @@ void Forward<Isa>::forward(const PagodaStep& step, int thread) {
     quantize_rows(c.intermediate_size);
     add_to_residual(layer.down, products_);
   }
+  pool(step);
   head(step, thread);
 }
 
@@ -152,23 +156,42 @@ void Forward<Isa>::attention(const Layer& layer, int index, Scratch<Isa>& scratc
   quantize_rows(c.num_heads * c.head_dim);
 }
 
-// Final norm of the rows that sample, their logits, their tokens.
+// Hidden states added up, each sum by one thread and in order of rows: in one order of additions
+// however the rows are spread over steps.
+template <class Isa>
+void Forward<Isa>::pool(const PagodaStep& step) {
+  const PagodaConfig& c = model_.config;
+  if (step.num_pools == 0) return;
+  model_.team.each(step.num_pools, [&](int p, int) {
+    double* sums = step.pooled + size_t(p) * c.hidden_size;
+    for (int row = step.pools[p].begin; row < step.pools[p].end; row++) {
+      float* hidden = wide(row);
+      rms_norm<Isa>(residual(row), model_.final_norm.as<float>(), c.hidden_size,
+                    model_.hidden_width(), c.norm_eps, hidden);
+      for (int i = 0; i < c.hidden_size; i++) sums[i] += double(hidden[i]);
+    }
+  });
+}
+
+// Final norm of the rows whose logits are wanted, their logits, their tokens.
 template <class Isa>
 void Forward<Isa>::head(const PagodaStep& step, int thread) {
   const PagodaConfig& c = model_.config;
-  if (step.num_rows == 0) return;
-  each_row(step.num_rows, [&](int r) {
-    norm_into_input(residual(plan_.sampled_rows[r]), model_.final_norm, r);
-  });
-  linear(model_.team, model_.head, input_, step.num_rows,
-         [&](int r, int panel, const float* outputs) {
-           std::copy_n(outputs, kPanel, logits(r) + panel * kPanel);
-         });
-  model_.team.each(step.num_rows, [&](int r, int) {
-    if (step.logits != nullptr)
-      std::copy_n(logits(r), c.vocab_size, step.logits + size_t(r) * c.vocab_size);
-    sample<Isa>(step, r, c.vocab_size, logits(r), sampling_[thread]);
-  });
+  for (int first = 0; first < step.num_rows; first += most_logits_rows_) {
+    const int rows = std::min(step.num_rows - first, most_logits_rows_);
+    each_row(rows, [&](int r) {
+      norm_into_input(residual(step.rows[first + r].row), model_.final_norm, r);
+    });
+    linear(model_.team, model_.head, input_, rows, [&](int r, int panel, const float* outputs) {
+      std::copy_n(outputs, kPanel, logits(r) + panel * kPanel);
+    });
+    model_.team.each(rows, [&](int r, int) {
+      const int wish = first + r;
+      if (step.logits != nullptr)
+        std::copy_n(logits(r), c.vocab_size, step.logits + size_t(wish) * c.vocab_size);
+      sample<Isa>(step, wish, c.vocab_size, logits(r), sampling_[thread]);
+    });
+  }
 }
 
 // Queries and keys normed and turned, queries scaled; key and value into their slot.

@@ -56,9 +56,16 @@ inline Cut cut_linear(int panels, int rows, int threads) {
   return {1, ceil_div(rows, 2)};
 }
 
-// From this many rows on a product takes longer than reading its panel from memory, so the next
-// panel is fetched meanwhile.
-constexpr int kRowsToPrefetch = 13;
+// A panel that is walked more than once, for tile after tile, comes from memory only the first time.
+// The memory would rest during the others, so they fetch the thread's next panel: a panel's step is
+// four cache lines, which spread over all walks.
+template <class Isa>
+Prefetch next_panel(const Matrix& matrix, int panel, int rows) {
+  const int walks = ceil_div(rows, Isa::kMaxRows) *
+                    (kPanel / (Isa::kLanes * Isa::tile_vectors(tile_rows<Isa>(rows))));
+  if (walks == 1) return {};
+  return {reinterpret_cast<const char*>(matrix.panel(panel)), 4 * matrix.steps(), walks < 4 ? 2 : 1};
+}
 
 // By every thread of a job. done(row, panel, outputs) is called once per row and panel.
 template <class Isa, class Done>
@@ -69,9 +76,8 @@ void linear(Team& team, const Matrix& matrix, const Input<Isa>& x, int rows, Don
     int first = task / parts * cut.panels, begin = task % parts * cut.rows;
     int last = std::min(matrix.panels(), first + cut.panels);
     Prefetch prefetch;
-    if (rows >= kRowsToPrefetch && next_task < tasks)
-      prefetch = {reinterpret_cast<const char*>(matrix.panel(next_task / parts * cut.panels)),
-                  4 * matrix.steps()};
+    if (next_task < tasks)
+      prefetch = next_panel<Isa>(matrix, next_task / parts * cut.panels, cut.rows);
     for (int panel = first; panel < last; panel++)
       linear_panel<Isa>(matrix, panel, x, begin, std::min(rows, begin + cut.rows), prefetch,
                         [&](int row, float* outputs) { done(row, panel, outputs); });

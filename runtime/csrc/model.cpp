@@ -16,7 +16,8 @@ Memory padded_floats(const void* source, Source type, int count, int width, int 
 // Before anything is made from it.
 const PagodaConfig& checked(const PagodaConfig& c) {
   for (int size : {c.vocab_size, c.hidden_size, c.intermediate_size, c.num_layers, c.num_heads,
-                   c.num_kv_heads, c.head_dim, c.block_size, c.num_blocks, c.max_tokens, c.threads})
+                   c.num_kv_heads, c.head_dim, c.block_size, c.num_blocks, c.max_tokens, c.logits_rows,
+                   c.threads})
     if (size < 1) throw std::invalid_argument("every size must be at least 1");
   if (c.head_dim % 2 != 0) throw std::invalid_argument("head_dim must be even");
   if (c.block_size % 2 != 0) throw std::invalid_argument("block_size must be even");

@@ -1,5 +1,5 @@
 /* The C interface of the fused CPU execution: one call runs a whole step of a mixed batch, from token
- * ids to sampled tokens. No Python and no torch; `pagoda_runtime/native/library.py` is its other side.
+ * ids to sampled tokens, log-probabilities and hidden states. No Python and no torch; `pagoda_runtime/native/library.py` is its other side.
  *
  * Not thread safe: one caller at a time per model. A function that fails returns null or nonzero and
  * leaves the reason, for its caller's thread, in pagoda_error(). */
@@ -12,7 +12,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /* Raised when a struct or function here changes. */
-#define PAGODA_ABI 1
+#define PAGODA_ABI 2
 
 enum PagodaInstructionSet { PAGODA_NONE = 0, PAGODA_AVX2 = 1, PAGODA_AVX512 = 2 };
 
@@ -23,6 +23,7 @@ typedef struct {
   int32_t int8;                  /* weights of linear layers as int8, activations quantised per token */
   int32_t block_size, num_blocks; /* block_size is even */
   int32_t max_tokens;            /* of a step */
+  int32_t logits_rows;           /* that are held at once; more rows than that take turns */
   int32_t threads;
   int32_t instruction_set; /* PagodaInstructionSet; PAGODA_NONE takes the best there is */
   float norm_eps;
@@ -57,9 +58,11 @@ enum PagodaType { PAGODA_BF16 = 0, PAGODA_FLOAT = 1 };
 
 typedef struct PagodaModel PagodaModel;
 
-/* How one row's token is chosen; the meaning is that of `pagoda_runtime/engine/sampler.py`. */
+/* What becomes of one row of logits: a token is chosen, with the meaning of
+ * `pagoda_runtime/engine/sampler.py`, or a given one is scored. The rows of a step are its tokens. */
 typedef struct {
-  int32_t chunk; /* whose last token's logits these are */
+  int32_t row;    /* of the step: whose logits these are */
+  int32_t scored; /* -1: choose; else the token whose log-probability is wanted, and nothing chosen */
   int32_t top_k; /* 0: off */
   float temperature, top_p, min_p;
   float presence_penalty, frequency_penalty, repetition_penalty;
@@ -69,6 +72,11 @@ typedef struct {
   int32_t bias_begin, bias_end;
   uint64_t seed, position;
 } PagodaRow;
+
+/* Rows begin … end-1 of a step whose hidden states are added up, after the final norm. */
+typedef struct {
+  int32_t begin, end;
+} PagodaPool;
 
 typedef struct {
   int32_t num_chunks;
@@ -81,13 +89,16 @@ typedef struct {
   const int32_t *history;
   const int32_t *bias_tokens;
   const float *biases;
+  int32_t num_pools;
+  const PagodaPool *pools; /* in order of rows, none in two of them */
   /* Results. */
-  int32_t *sampled;          /* [rows] */
+  int32_t *sampled;          /* [rows] the token chosen, or scored */
   float *logprobs;           /* [rows] */
   int32_t max_top_logprobs;  /* width of the next two */
   int32_t *top_tokens;       /* [rows, max_top_logprobs] */
   float *top_values;         /* likewise */
   float *logits;             /* [rows, vocab], or null; before any sampling parameter */
+  double *pooled;            /* [pools, hidden]; sums, to what is there, added in order of rows */
 } PagodaStep;
 
 int32_t pagoda_abi(void);

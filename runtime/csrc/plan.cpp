@@ -5,8 +5,7 @@
 
 void Plan::make(const PagodaStep& step, const PagodaConfig& config, const Cache& cache,
                 int tokens_per_task) {
-  positions.clear(), blocks.clear(), sampled_rows.clear(), attention.clear();
-  std::vector<int> ends;
+  positions.clear(), blocks.clear(), attention.clear();
   for (int c = 0; c < step.num_chunks; c++) {
     const int start = step.starts[c], length = step.lengths[c];
     const int32_t* table = step.block_tables + size_t(c) * step.table_width;
@@ -23,7 +22,6 @@ void Plan::make(const PagodaStep& step, const PagodaConfig& config, const Cache&
       positions.push_back(start + t);
       blocks.push_back(table);
     }
-    ends.push_back(int(positions.size()));
   }
   rows = int(positions.size());
   if (rows > config.max_tokens) throw std::out_of_range("more tokens than max_tokens");
@@ -31,10 +29,15 @@ void Plan::make(const PagodaStep& step, const PagodaConfig& config, const Cache&
     if (step.tokens[row] < 0 || step.tokens[row] >= config.vocab_size)
       throw std::out_of_range("a token is not in the vocabulary");
   for (int r = 0; r < step.num_rows; r++) {
-    if (step.rows[r].chunk < 0 || step.rows[r].chunk >= step.num_chunks || r >= rows)
-      throw std::out_of_range("a row names a chunk that is not there");
-    sampled_rows.push_back(ends[step.rows[r].chunk] - 1);
+    if (step.rows[r].row < 0 || step.rows[r].row >= rows)
+      throw std::out_of_range("logits are wanted of a row that is not there");
+    if (step.rows[r].scored < -1 || step.rows[r].scored >= config.vocab_size)
+      throw std::out_of_range("a scored token is not in the vocabulary");
   }
+  for (int p = 0, end = 0; p < step.num_pools; end = step.pools[p++].end)
+    if (step.pools[p].begin < end || step.pools[p].end < step.pools[p].begin ||
+        step.pools[p].end > rows)
+      throw std::out_of_range("pools overlap or have rows that are not there");
   // The longest first, so that no thread starts on one when the others are done.
   auto cost = [](const AttentionTask& t) { return int64_t(t.first + t.count) * t.count; };
   std::stable_sort(attention.begin(), attention.end(),

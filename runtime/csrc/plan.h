@@ -16,7 +16,6 @@ struct Plan {
   int rows = 0;
   std::vector<int> positions;            // [rows]
   std::vector<const int32_t*> blocks;    // [rows] block table
-  std::vector<int> sampled_rows;         // [sampled]
   std::vector<AttentionTask> attention;
 
   // Lays out a step; std::out_of_range if it asks for what is not there.

@@ -27,17 +27,18 @@ inline __attribute__((always_inline)) void add_step(const bf16_pair* w, const ty
   }
 }
 
-// Memory to ask for while a product is computed, a cache line per step. With nothing left a product
-// asks for its own w, Isa::kStepsAhead steps ahead: for few rows reading w is all that counts.
+// Memory to ask for while a product is computed, one or two cache lines per step. With nothing
+// left a product asks for its own w, Isa::kStepsAhead steps ahead: for few rows reading w is all that
+// counts.
 struct Prefetch {
   const char* line = nullptr;
-  int lines_left = 0;
+  int lines_left = 0, per_step = 1;
 
   const char* take(int steps) {
     if (lines_left <= 0) return nullptr;
     const char* first = line;
-    line += 64 * steps;
-    lines_left -= steps;
+    line += 64 * steps * per_step;
+    lines_left -= steps * per_step;
     return first;
   }
 };
@@ -52,7 +53,14 @@ inline void prefetch_own(const uint32_t* w, size_t stride) {
 template <class Isa, int Vectors, class Add>
 inline __attribute__((always_inline)) void each_step(const uint32_t* const& w, size_t stride,
                                                      int steps, Prefetch& prefetch, Add&& add) {
-  if (const char* line = prefetch.take(steps))
+  const char* line = prefetch.take(steps);
+  if (line != nullptr && prefetch.per_step == 2)
+    for (const char* end = line + 128 * size_t(steps); line < end; line += 128) {
+      __builtin_prefetch(line, 0, 2);
+      __builtin_prefetch(line + 64, 0, 2);
+      add();
+    }
+  else if (line != nullptr)
     for (const char* end = line + 64 * size_t(steps); line < end; line += 64) {
       __builtin_prefetch(line, 0, 2);
       add();

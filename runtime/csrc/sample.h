@@ -1,4 +1,4 @@
-// From rows of logits to tokens and log-probabilities. What the parameters mean and in which order
+// From rows of logits to tokens and log-probabilities, of the tokens chosen or of given ones. What the parameters mean and in which order
 // they work is said in pagoda_runtime/engine/sampler.py; this computes the same.
 #pragma once
 #include <cmath>
@@ -171,9 +171,12 @@ void sample(const PagodaStep& step, int r, int vocab, float* logits, SampleScrat
     for (int i = 0; i < row.top_logprobs; i++) step.top_values[at + i] -= log_sum;
     raw = std::copy_n(logits, vocab, scratch.raw) - vocab;
   }
-  adjust(step, row, vocab, logits, scratch.counts);
-  const int token = row.temperature > 0 ? draw<Isa>(row, logits, n, scratch.weights)
-                                        : argmax<Isa>(logits, n);
+  int token = row.scored;
+  if (token < 0) {
+    adjust(step, row, vocab, logits, scratch.counts);
+    token = row.temperature > 0 ? draw<Isa>(row, logits, n, scratch.weights)
+                                : argmax<Isa>(logits, n);
+  }
   step.sampled[r] = token;
   if (row.top_logprobs >= 0) step.logprobs[r] = raw[token] - log_sum;
 }

@@ -56,6 +56,19 @@ def memory_limit(root: Path = Path("/")) -> int:
     return min(limits)
 
 
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes of our cgroup and those beneath it the kernel has killed for want of
+    memory; 0 where it does not tell.
+    """
+    # The nearest group that counts: an ancestor's number includes other containers' processes.
+    for folder in _folders(root, "memory"):
+        for name in ("memory.events", "memory.oom_control"):  # v2, v1
+            for line in (_read(folder / name) or "").splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
+
+
 def _machine_memory(root: Path) -> int:
     """Bytes the kernel reckons can be had without swapping, else all there are."""
     for line in (_read(root / "proc/meminfo") or "").splitlines():

@@ -5,12 +5,13 @@ has them.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from pagoda_runtime import __doc__ as package_doc
-from pagoda_runtime import logs
 from pagoda_runtime.config import ConfigError, EngineConfig, ServeConfig
 
 
@@ -22,7 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = to_config(arguments)
     except ConfigError as error:
         parser.error(str(error))
-    logs.configure(config.engine.log_level)
     from pagoda_runtime.server.lifecycle import run  # After the flags: --help needs no web server.
 
     return run(config)
@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def to_config(arguments: argparse.Namespace) -> ServeConfig:
     """Parsed flags to configuration; ConfigError if they contradict each other."""
+    if os.environ.get("VLLM_API_KEY"):
+        # Who comes from vLLM with it believes to be protected.
+        raise ConfigError("VLLM_API_KEY is not read here: put the keys in a file, --api-key-file")
     engine = EngineConfig(
         **{name: getattr(arguments, name) for name in EngineConfig.__dataclass_fields__},
     )
@@ -41,7 +44,14 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         drain_delay=arguments.drain_delay,
         shutdown_timeout=arguments.shutdown_timeout,
         step_timeout=arguments.step_timeout,
+        pooling_type=arguments.pooling_type,
+        max_body_bytes=arguments.max_body_bytes,
+        body_timeout=arguments.body_timeout,
         termination_log=arguments.termination_log,
+        api_key_file=arguments.api_key_file,
+        metrics_port=arguments.metrics_port,
+        metrics_compat=arguments.metrics_compat,
+        max_connections=arguments.max_connections,
     )
 
 
@@ -87,6 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=engine.seed,
         help="of requests without one, and of dummy weights",
+    )
+
+    model.add_argument(
+        "--pooling-type",
+        choices=("last", "mean", "cls"),
+        default=server.pooling_type,
+        help="which hidden states of a text make its embedding",
     )
 
     sizes = serve.add_argument_group("engine")
@@ -146,6 +163,31 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", choices=("debug", "info", "warning", "error"), default=engine.log_level
     )
     http.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="keys that clients must send as `Authorization: Bearer KEY`, one a line; it is read "
+        "again when it changes. Probes need none. Default: no key is asked for",
+    )
+    http.add_argument("--api-key", nargs="*", action=_SecretInArguments, help=argparse.SUPPRESS)
+    http.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="serve /metrics there, without a key, and no longer on --port; 0 takes a free one",
+    )
+    http.add_argument(
+        "--metrics-compat",
+        choices=("vllm",),
+        help="every metric that vLLM has too also under vLLM's name, for its dashboards",
+    )
+    http.add_argument(
+        "--max-connections",
+        type=int,
+        default=server.max_connections,
+        help="clients above that get 503 and are disconnected; probes are still answered",
+    )
+    http.add_argument(
         "--drain-delay",
         type=float,
         default=server.drain_delay,
@@ -164,12 +206,32 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a step may take before /livez fails",
     )
     http.add_argument(
+        "--max-body-bytes",
+        type=int,
+        default=server.max_body_bytes,
+        metavar="BYTES",
+        help="longer requests are refused with 413",
+    )
+    http.add_argument(
+        "--body-timeout",
+        type=float,
+        default=server.body_timeout,
+        help="seconds a client may take to send a request; then it gets 408",
+    )
+    http.add_argument(
         "--termination-log",
         type=Path,
         default=server.termination_log,
         help="why the process failed, if this file exists",
     )
     return parser
+
+
+class _SecretInArguments(argparse.Action):
+    """Refuses vLLM's --api-key without repeating its value: arguments show in process lists."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.error("--api-key would show the key to everybody: put it in a file, --api-key-file")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,18 @@ class ServeConfig:
     drain_delay: float = 5.0
     shutdown_timeout: float = 30.0
     step_timeout: float = 300.0
+    pooling_type: Literal["last", "mean", "cls"] = "last"
+    max_body_bytes: int = 32 * 1024 * 1024
+    body_timeout: float = 30.0
     termination_log: Path = field(default=Path("/dev/termination-log"))
+    api_key_file: Path | None = None
+    metrics_port: int | None = None
+    metrics_compat: Literal["vllm"] | None = None
+    max_connections: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.max_connections < 1:
+            raise ConfigError("--max-connections must be at least 1")
 
     @property
     def model_names(self) -> tuple[str, ...]:

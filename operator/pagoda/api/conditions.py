@@ -13,7 +13,7 @@ Status = Literal["True", "False", "Unknown"]
 
 
 class ConditionType(StrEnum):
-    """Condition types, all present from the first pass."""
+    """Condition types; those that apply are present from the first pass."""
 
     READY = "Ready"  # the current generation is rolled out and serves
     AVAILABLE = "Available"  # some pod of any revision serves
@@ -22,6 +22,7 @@ class ConditionType(StrEnum):
     MODEL_READY = "ModelReady"
     WORKLOAD_READY = "WorkloadReady"
     ROUTES_READY = "RoutesReady"
+    AUTOSCALING_ACTIVE = "AutoscalingActive"  # only with spec.autoscaling
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,14 @@ DOWNLOADING = _progressing(
     "Downloading",
     "The model is being downloaded: {detail}.",
     "Wait; a replica keeps what it has, also across a restart of the download.",
+    is_routine=True,
+    concerns_model=True,
+)
+LOADING = _progressing(
+    "Loading",
+    "Loading",
+    "The engine is loading the model: {detail}.",
+    "Wait; how long it takes depends on the model's size and the volume's speed.",
     is_routine=True,
     concerns_model=True,
 )
@@ -413,6 +422,7 @@ REASONS: tuple[Reason, ...] = (
     STARTING,
     ROLLING_OUT,
     DOWNLOADING,
+    LOADING,
     WAITING_FOR_DRAIN,
     REPLACING_IN_PLACE,
     INSUFFICIENT_GPU,

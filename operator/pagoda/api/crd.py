@@ -36,6 +36,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("Engine", "string", ".status.engine", 0),
     ("Ready", "string", ".status.ready", 0),
     ("Status", "string", ".status.state", 0),
+    ("Tok/s", "integer", ".status.tokensPerSecond", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Reason", "string", ".status.reason", 1),
     ("GPUs", "integer", ".status.gpus", 1),

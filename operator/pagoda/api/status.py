@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pagoda.api.autoscaling import AutoscalingStatus
 from pagoda.api.schema import ApiModel, list_map
 
 
@@ -67,6 +68,14 @@ class LLMDeploymentStatus(ApiModel):
     selector: str | None = Field(
         default=None, description="Label selector of the pods, for the scale subresource."
     )
+    tokens_per_second: int | None = Field(
+        default=None,
+        description="Output tokens per second that all replicas generate, of the last minute; while "
+        "replicas are autoscaled.",
+    )
+    autoscaling: AutoscalingStatus | None = Field(
+        default=None, description="What autoscaling works with, where spec.autoscaling is set."
+    )
     ready: str | None = Field(default=None, description="Serving and wanted pods, like 1/2.")
     state: str | None = Field(default=None, description="The state in one word.")
     reason: str | None = Field(default=None, description="Reason of the Ready condition.")
@@ -74,6 +83,7 @@ class LLMDeploymentStatus(ApiModel):
     rendering: Rendering | None = Field(default=None, description="Rendering in use and available.")
     conditions: list[Condition] | None = Field(
         default=None,
-        description="Ready, Available, Reconciling, Stalled, ModelReady, WorkloadReady and RoutesReady.",
+        description="Ready, Available, Reconciling, Stalled, ModelReady, WorkloadReady and RoutesReady; "
+        "with spec.autoscaling also AutoscalingActive.",
         json_schema_extra=list_map("type"),
     )

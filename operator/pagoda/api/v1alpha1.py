@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pagoda.api.autoscaling import Autoscaling
 from pagoda.api.common import ObjectName
 from pagoda.api.exposure import Expose
 from pagoda.api.schema import ApiModel, rule, rules, schemaless
@@ -47,6 +48,11 @@ class LLMDeploymentSpec(ApiModel):
     model_config = ApiModel.model_config | {
         "json_schema_extra": rules(
             rule(
+                "!has(self.replicas) || !has(self.autoscaling)",
+                "spec.replicas and spec.autoscaling exclude each other: remove spec.autoscaling for a "
+                "fixed count, or spec.replicas to have it follow the load",
+            ),
+            rule(
                 "!has(self.resources) || !has(self.resources.gpu) || !has(self.engine) || "
                 "!has(self.engine.type) || self.engine.type != 'pagoda'",
                 "spec.engine.type pagoda runs on CPU only so far: set spec.engine.type to vllm, or "
@@ -78,6 +84,10 @@ class LLMDeploymentSpec(ApiModel):
         default=None,
         description="How many replicas run. When it is not set, one is started and the count is left "
         "to whoever scales the Deployment.",
+    )
+    autoscaling: Autoscaling | None = Field(
+        default=None,
+        description="Lets the number of replicas follow the demand in tokens per second.",
     )
     rollout: Rollout | None = Field(default=None, description="How pods are replaced.")
     expose: Expose | None = Field(default=None, description="How clients reach the model.")

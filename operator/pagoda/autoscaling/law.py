@@ -183,9 +183,14 @@ def _certainly_arriving(work: Work, size: float, law: Constants) -> float:
 
 
 def _size_without_counting(fleet: Fleet, work: Work) -> float | None:
-    """Guess the size of a request where none is counted: as one that runs gets done in a window."""
-    running = fleet.total("requests_running")
-    return work.served / running if running else None
+    """Guess the size of a request where none is counted: as one that runs gets done in a window.
+
+    Where none runs or waits it does not matter: an idle replica is known to be idle.
+    """
+    running, waiting = fleet.total("requests_running"), fleet.total("requests_waiting")
+    if running:
+        return work.served / running
+    return 0.0 if running == waiting == 0 else None
 
 
 def _steadied(need: float, spec_replicas: int, target: Target | None, law: Constants) -> float:

@@ -40,7 +40,11 @@ class Live:
 
     def deployment(self) -> Object | None:
         """The Deployment, if it is among the objects."""
-        return next((o for (kind, _), o in self.objects.items() if kind == "Deployment"), None)
+        return self.first("Deployment")
+
+    def first(self, kind: str) -> Object | None:
+        """The object of a kind of which there is at most one."""
+        return next((o for (of, _), o in self.objects.items() if of == kind), None)
 
     def template(self, wanted: Object) -> Object | None:
         """The pod template in force, as it was applied; `wanted` cuts it down where that is lost."""

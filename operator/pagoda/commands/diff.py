@@ -21,6 +21,7 @@ from pagoda.commands.documents import (
     read_documents,
 )
 from pagoda.commands.render import note_passed_over, plan_of, settings_of, to_yaml
+from pagoda.render.autoscaler import facts_of
 from pagoda.render.deployment import SURGE, RollingUpdate
 from pagoda.render.effective import spec_hash
 from pagoda.render.objects import Object
@@ -55,7 +56,12 @@ def _compare(obj: Object, olds: Sequence[Object], args: argparse.Namespace) -> b
         mine = obj | {"metadata": obj["metadata"] | _identity(live)}
         pinned = live.objects.get((NOT_SHOWN, controller_revision_name(owner, spec_hash(spec))))
         facts = Facts(
-            settings_of(args), pinned, live.deployment(), _rolling(live), _holds_last(live)
+            settings_of(args),
+            pinned,
+            live.deployment(),
+            _rolling(live),
+            _holds_last(live),
+            scaling=facts_of(live.first("HorizontalPodAutoscaler")),
         )
         plan = plan_of(mine, args, facts)
         after = planned(plan)

@@ -24,6 +24,7 @@ from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key, WorkQueue
 from pagoda.controller.reconcile import Reconciler, StalledError
 from pagoda.controller.relist import Relister
+from pagoda.controller.signals import SignalSource
 from pagoda.controller.survey import Surveyor
 from pagoda.controller.watches import registry, settings
 from pagoda.kube.client import KubeClient
@@ -53,6 +54,7 @@ class Options:
     health_port: int = 8080
     metrics_port: int = 9090
     relist_seconds: float = 600.0
+    signals_seconds: float = 15.0
     inactivity_seconds: float = 75.0
     dead_watch_seconds: float = 180.0
     shutdown_seconds: float = 20.0
@@ -97,6 +99,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         period=options.relist_seconds,
     )
     recorder = EventRecorder(client, controller=CONTROLLER_NAME, instance=options.identity)
+    signals = SignalSource(client, cache, queue.add, period=options.signals_seconds)
     inquiry = Inquiry(client, Surveyor(client, options.namespaces), on_news=queue.add)
     reconciler = Reconciler(
         client,
@@ -104,11 +107,12 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
         recorder,
         inquiry=inquiry,
         cordons=cordons,
+        signals=signals,
         settings=options.rendering,
         unschedulable_seconds=options.unschedulable_seconds,
     )
     handlers = registry(client, cache, cordons, queue, watched_at)
-    leader = _Leader(options, elector, relister, queue, reconciler, health)
+    leader = _Leader(options, elector, relister, queue, reconciler, health, signals)
     try:
         # Before kopf, which in namespaced mode would never notice a CRD that comes later.
         if not await _until(stop, relister.prime()):
@@ -191,6 +195,7 @@ class _Leader:
         queue: WorkQueue,
         reconciler: Reconciler,
         health: Health,
+        signals: SignalSource,
     ):
         self._options = options
         self._elector = elector
@@ -198,6 +203,7 @@ class _Leader:
         self._queue = queue
         self._reconciler = reconciler
         self._health = health
+        self._signals = signals
         self._stopping = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -215,6 +221,10 @@ class _Leader:
             priming = asyncio.create_task(self._relister.prime())
             if await self._until(stopped, priming, *background):
                 return
+            looking = asyncio.create_task(self._signals.look())
+            if await self._until(stopped, looking, *background):
+                return
+            background.append(asyncio.create_task(self._signals.run(), name="signals"))
             metrics.MAX_WORKERS.set(self._options.workers)
             workers = [
                 asyncio.create_task(self._work(), name=f"worker-{n}")

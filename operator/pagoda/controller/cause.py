@@ -13,9 +13,11 @@ from pagoda.controller.diagnosis import (
     deployment_condition,
     diagnose_deployment,
     diagnose_pods,
+    is_draining,
     is_leaving,
     is_serving,
 )
+from pagoda.controller.scaling import NO_SIGNALS, Signals
 from pagoda.render.objects import REVISION_LABEL, Object
 from pagoda.render.plan import Plan
 from pagoda.render.suspension import suspended_count
@@ -45,6 +47,8 @@ class Observation:
     moving: Finding | None = None  # the only replica stands on a cordoned node
     evidence: Evidence = NOTHING  # what was asked about the pods
     ingress: Object | None = None
+    autoscaler: Object | None = None
+    signals: Signals = NO_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Counts:
     old: list[Object] = field(default_factory=list)
     serving_current: int = 0
     serving: int = 0
+    draining: int = 0  # told to stop, and finishing what they have
 
 
 def count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None) -> Counts:
@@ -71,6 +76,7 @@ def count(seen: Observation, previous: LLMDeploymentStatus, revision: str | None
         old=old,
         serving_current=sum(map(is_serving, current)),
         serving=sum(map(is_serving, staying)),
+        draining=sum(map(is_draining, seen.pods)),
     )
 
 
@@ -125,7 +131,9 @@ def find_cause(
         deadline = seen.plan.effective.progress_deadline_seconds if seen.plan else "?"
         detail = hindrance.explain() if hindrance else "The pods' logs tell why."
         return Finding(reasons.PROGRESS_DEADLINE_EXCEEDED, {"deadline": deadline, "detail": detail})
-    return hindrance or Finding(reasons.ROLLING_OUT if counts.old else reasons.STARTING)
+    if counts.old and (hindrance is None or hindrance.reason is reasons.LOADING):
+        return Finding(reasons.ROLLING_OUT)
+    return hindrance or Finding(reasons.STARTING)
 
 
 def _find_hindrance(seen: Observation, revision: str | None) -> Finding | None:

@@ -113,15 +113,14 @@ def _count_to_apply(plan: Plan, parent: Object, live: Object | None) -> int | No
     """Decide on the count, where it is ours to say.
 
     Fixed: always. Resumed: the count from before the suspension. Not set: a Deployment that is made
-    (again) starts from the last count, also when its first count could not be written at once; one
-    that somebody has touched since (its generation counts edits of the spec) is left to whoever
-    scales it.
+    (again) starts from the last count, within the bounds of its autoscaling, also when its first
+    count could not be written at once; one that somebody has touched since (its generation counts
+    edits of the spec) is left to whoever scales it.
     """
     if plan.replicas is not None:
         return plan.replicas
     if plan.resumed_replicas is not None:
         return plan.resumed_replicas
     if live is None or live["metadata"].get("generation") == 1:
-        last: int | None = (parent.get("status") or {}).get("desiredReplicas")
-        return last
+        return plan.start_count((parent.get("status") or {}).get("desiredReplicas"))
     return None

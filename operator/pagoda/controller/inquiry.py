@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from pagoda.controller.diagnosis import Evidence, PodEvent, same_but_for_numbers
 from pagoda.controller.questions import Kind, Question, questions
 from pagoda.controller.queue import Key
 from pagoda.controller.survey import Surveyor
+from pagoda.engines.base import PORT
+from pagoda.engines.pagoda import START_PATH, start_progress
 from pagoda.fetch.report import progress_text
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError, NotFoundError
@@ -148,7 +150,7 @@ class Inquiry:
         record.task = None
         record.version = question.version
         now = asyncio.get_running_loop().time()
-        if question.kind == "download" and not _is_news(
+        if question.kind in ("download", "load") and not _is_news(
             record.answer, answer, now - record.answered_at
         ):
             answer = record.answer
@@ -164,6 +166,8 @@ class Inquiry:
                 return self._events(question)
             case "download":
                 return self._download(question)
+            case "load":
+                return self._load(question)
             case "claim":
                 return self._claim(question)
             case "gpus":
@@ -187,12 +191,20 @@ class Inquiry:
         return tuple(sorted(map(_event, events), key=lambda event: event.time))
 
     async def _download(self, question: Question) -> str:
+        return progress_text(
+            await self._ask_pod(question.details["address"], PROGRESS_PORT, "/progress")
+        )
+
+    async def _load(self, question: Question) -> str:
+        return start_progress(await self._ask_pod(question.details["address"], PORT, START_PATH))
+
+    async def _ask_pod(self, host: str, port: int, path: str) -> Mapping[str, Any]:
+        """Ask a pod for a JSON object."""
         if self._http is None:
             timeout = aiohttp.ClientTimeout(total=POD_ANSWER_SECONDS)
             self._http = aiohttp.ClientSession(timeout=timeout)
-        host = question.details["address"]
         host = f"[{host}]" if ":" in host else host
-        url = f"http://{host}:{PROGRESS_PORT}/progress"
+        url = f"http://{host}:{port}{path}"
         async with self._http.get(url, allow_redirects=False) as answer:
             body = b""
             # It is a user's pod that answers, with whatever it likes.
@@ -203,7 +215,7 @@ class Inquiry:
         data = json.loads(body)
         if not isinstance(data, dict):
             raise ValueError("not a progress report")
-        return progress_text(data)
+        return data
 
     async def _claim(self, question: Question) -> str:
         with contextlib.suppress(NotFoundError):
@@ -226,6 +238,7 @@ def _evidence(records: Iterable[_Record]) -> Evidence:
         logs=answers.get("log", {}),
         events=answers.get("events", {}),
         downloads=answers.get("download", {}),
+        loads=answers.get("load", {}),
         claims=answers.get("claim", {}),
         gpus=answers.get("gpus", {}).get(""),
     )

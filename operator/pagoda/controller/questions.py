@@ -13,17 +13,24 @@ from pagoda.controller.diagnosis.scheduling import (
     claim_names,
     wanted_gpus,
 )
-from pagoda.controller.diagnosis.views import containers, is_being_made, last_end, waiting
+from pagoda.controller.diagnosis.views import (
+    containers,
+    is_being_made,
+    is_starting,
+    last_end,
+    waiting,
+)
 from pagoda.render.fetch import FETCH_CONTAINER
 from pagoda.render.objects import Object
 
-Kind = Literal["log", "events", "download", "claim", "gpus"]
+Kind = Literal["log", "events", "download", "load", "claim", "gpus"]
 
 # The causes of a few replicas are those of all, and a fleet must not be asked pod by pod.
 PODS_ASKED = 3
 STUCK_SECONDS = 3.0  # a pod that gets its volumes and network in that time is not asked about
 EVENTS_SECONDS = 5.0
 DOWNLOAD_SECONDS = 5.0
+LOAD_SECONDS = 5.0
 CLAIM_SECONDS = 10.0
 GPUS_SECONDS = 60.0
 
@@ -59,6 +66,7 @@ def _about(pod: Object) -> Iterator[Question]:
     yield from _logs(pod)
     yield from _events(pod)
     yield from _download(pod)
+    yield from _load(pod)
 
 
 def _scheduling(pod: Object) -> Iterator[Question]:
@@ -114,6 +122,12 @@ def _download(pod: Object) -> Iterator[Question]:
         if running and address:
             uid = pod["metadata"]["uid"]
             yield Question("download", uid, {"address": address}, repeat=DOWNLOAD_SECONDS)
+
+
+def _load(pod: Object) -> Iterator[Question]:
+    if (address := pod["status"].get("podIP")) and is_starting(pod):
+        uid = pod["metadata"]["uid"]
+        yield Question("load", uid, {"address": address}, repeat=LOAD_SECONDS)
 
 
 def _names(pod: Object) -> dict[str, str]:

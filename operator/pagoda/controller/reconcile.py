@@ -25,11 +25,14 @@ from pagoda.controller.inquiry import Inquiry
 from pagoda.controller.queue import Key
 from pagoda.controller.refusal import refusal
 from pagoda.controller.replacement import Replacement
-from pagoda.controller.status import observe, same_status
+from pagoda.controller.scaling import learned_target
+from pagoda.controller.signals import SignalSource
+from pagoda.controller.status import observe, previous_status, same_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
 from pagoda.kube.events import EventRecorder
 from pagoda.kube.resources import (
+    AUTOSCALER,
     CONTROLLER_REVISION,
     DEPLOYMENT,
     INGRESS,
@@ -37,6 +40,7 @@ from pagoda.kube.resources import (
     SERVICE,
     Resource,
 )
+from pagoda.render.autoscaler import NO_SCALING_FACTS, TOLERANCE_SINCE, ScalingFacts
 from pagoda.render.effective import Settings, SpecError, spec_hash
 from pagoda.render.ingress import UNKNOWN_CLASS, IngressClassFact
 from pagoda.render.objects import Object, Owner
@@ -79,6 +83,7 @@ class Reconciler:
         *,
         inquiry: Inquiry,
         cordons: Cordons,
+        signals: SignalSource,
         settings: Settings,
         unschedulable_seconds: float,
     ):
@@ -89,6 +94,7 @@ class Reconciler:
         self._replacement = Replacement(client, unschedulable_seconds)
         self._inquiry = inquiry
         self._cordons = cordons
+        self._signals = signals
         self._patience = unschedulable_seconds
         self._ingress_classes = IngressClasses(client)
         self._settings = settings
@@ -156,6 +162,7 @@ class Reconciler:
                 rolling=rolling,
                 holds_last=self._cordons.visible and not evacuation.gives_way,
                 ingress_class=await self._ingress_class(spec),
+                scaling=await self._scaling(key, spec, parent),
             )
             plan = desired(owner, spec, facts)
         except ValidationError as error:
@@ -194,6 +201,14 @@ class Reconciler:
         if spec.expose is None or spec.expose.ingress is None:
             return UNKNOWN_CLASS
         return await self._ingress_classes.find(spec.expose.ingress.class_name)
+
+    async def _scaling(self, key: Key, spec: LLMDeploymentSpec, parent: Object) -> ScalingFacts:
+        if spec.autoscaling is None:
+            return NO_SCALING_FACTS
+        return ScalingFacts(
+            learned_target=learned_target(previous_status(parent), self._signals.of(key)),
+            has_tolerance=await self._client.version() >= TOLERANCE_SINCE,
+        )
 
     async def _pinned(
         self,
@@ -249,6 +264,8 @@ class Reconciler:
             has_service=(SERVICE, owner.name) in owned,
             evidence=evidence,
             ingress=owned.get((INGRESS, owner.name)),
+            autoscaler=owned.get((AUTOSCALER, owner.name)),
+            signals=self._signals.of(key),
         )
         wanted = observe(seen, _now())
         live = parent.get("status") or {}

@@ -11,8 +11,18 @@ from pagoda.api.status import Condition, LLMDeploymentStatus, Rendering
 from pagoda.controller.cause import WORKLOAD_REASON, Counts, Observation, count, find_cause
 from pagoda.controller.diagnosis import Finding, same_but_for_numbers
 from pagoda.controller.routes import Routes, observe_routes
+from pagoda.controller.scaling import Scaling, observe_scaling
 from pagoda.render.objects import SELECTOR_LABEL, Object
 from pagoda.render.plan import Plan
+
+# In these a replica may be stopping because it was told to.
+SHRINKING = (
+    reasons.READY,
+    reasons.SCALING,
+    reasons.ROLLING_OUT,
+    reasons.SCALED_TO_ZERO,
+    reasons.SUSPENDED,
+)
 
 
 def observe(seen: Observation, now: str) -> dict[str, Any]:
@@ -25,7 +35,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     Returns:
         The status as it is applied: complete, without empty fields.
     """
-    previous = _previous(seen.parent)
+    previous = previous_status(seen.parent)
     metadata = seen.parent["metadata"]
     revision = seen.plan.choice.revision if seen.plan else previous.revision
     counts = count(seen, previous, revision)
@@ -33,8 +43,9 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
     details = {"ready": counts.serving, "desired": counts.desired} | finding.details
     generation = int(metadata["generation"])
     routes = _routes(seen, previous)
+    scaling = _scaling(seen, previous, counts, now)
     ready = f"{counts.serving}/{0 if counts.is_suspended else counts.desired}"
-    message = finding.reason.explain(**details)
+    message = finding.reason.explain(**details) + _draining(finding.reason, counts)
     last = _ready(previous)
     if (
         last
@@ -52,7 +63,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
             last_transition_time=_since(previous, kind, status, now),
         )
         for kind, (status, reason, text) in _conditions(
-            finding, message, counts, seen, routes
+            finding, message, counts, seen, routes, scaling
         ).items()
     ]
     plan = seen.plan
@@ -68,6 +79,8 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         ready_replicas=counts.serving,
         desired_replicas=counts.desired,
         selector=f"{SELECTOR_LABEL}={metadata['name']}",
+        tokens_per_second=_served(seen, previous) if scaling else None,
+        autoscaling=scaling.status if scaling else None,
         ready=ready,
         state=finding.reason.state,
         reason=finding.reason.name,
@@ -101,11 +114,20 @@ def _says_the_same(reason: Reason, message: str, last: Condition, generation: in
     )
 
 
+def _draining(reason: Reason, counts: Counts) -> str:
+    """Say what stops without haste, where nothing worse is to be said."""
+    if not counts.draining or reason not in SHRINKING:
+        return ""
+    if counts.draining == 1:
+        return " 1 replica is finishing its requests and then stops."
+    return f" {counts.draining} replicas are finishing their requests and then stop."
+
+
 def _ready(previous: LLMDeploymentStatus) -> Condition | None:
     return next((c for c in previous.conditions or () if c.type == ConditionType.READY), None)
 
 
-def _previous(parent: Object) -> LLMDeploymentStatus:
+def previous_status(parent: Object) -> LLMDeploymentStatus:
     """Read the last status. One that cannot be read is as good as none: all can be observed again."""
     try:
         return LLMDeploymentStatus.model_validate(parent.get("status") or {})
@@ -126,6 +148,29 @@ def _routes(seen: Observation, previous: LLMDeploymentStatus) -> Routes:
     return Routes(ready, previous.url, previous.addresses)
 
 
+def _scaling(
+    seen: Observation, previous: LLMDeploymentStatus, counts: Counts, now: str
+) -> Scaling | None:
+    """Judge the autoscaling; where the spec cannot be read, what was known of it stays."""
+    if seen.plan is None:
+        return _kept_scaling(previous)
+    return observe_scaling(seen.plan, seen.autoscaler, seen.signals, previous, counts.desired, now)
+
+
+def _served(seen: Observation, previous: LLMDeploymentStatus) -> int | None:
+    """Give the rate; while nobody has been asked yet, the last one."""
+    is_known = seen.signals.source != "Unknown"
+    return seen.signals.served if is_known else previous.tokens_per_second
+
+
+def _kept_scaling(previous: LLMDeploymentStatus) -> Scaling | None:
+    kind = ConditionType.AUTOSCALING_ACTIVE
+    before = next((c for c in previous.conditions or () if c.type == kind), None)
+    if before is None or previous.autoscaling is None:
+        return None
+    return Scaling((before.status, before.reason, before.message), previous.autoscaling)
+
+
 def _gpus(seen: Observation) -> int | None:
     """Count the GPUs of pods that hold or ask for some, stopping ones included."""
     if seen.plan is None or seen.plan.effective.gpus is None:
@@ -135,7 +180,12 @@ def _gpus(seen: Observation) -> int | None:
 
 
 def _conditions(
-    finding: Finding, message: str, counts: Counts, seen: Observation, routes: Routes
+    finding: Finding,
+    message: str,
+    counts: Counts,
+    seen: Observation,
+    routes: Routes,
+    scaling: Scaling | None,
 ) -> dict[ConditionType, tuple[Status, str, str]]:
     reason, serves = finding.reason, counts.serving > 0
     workload: Status = "True" if reason is reasons.READY else "False"
@@ -169,7 +219,7 @@ def _conditions(
             message + note,
         ),
         ConditionType.ROUTES_READY: routes.ready,
-    }
+    } | ({ConditionType.AUTOSCALING_ACTIVE: scaling.active} if scaling else {})
 
 
 def _model_ready(reason: Reason, message: str, counts: Counts) -> tuple[Status, str, str]:

@@ -1,5 +1,8 @@
 """Pagoda's own runtime, `pagoda-runtime serve`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pagoda.engines.base import (
     DRAIN_DELAY_SECONDS,
     PORT,
@@ -9,6 +12,9 @@ from pagoda.engines.base import (
     LaunchRequest,
     server_flags,
 )
+from pagoda.fetch.report import size
+
+START_PATH = "/startupz"
 
 
 def _flags(request: LaunchRequest) -> list[str]:
@@ -24,6 +30,23 @@ def _flags(request: LaunchRequest) -> list[str]:
 def _env(_: LaunchRequest) -> dict[str, str]:
     # The root file system is read-only; libraries that insist on a home get the scratch volume.
     return {"HOME": "/tmp"}
+
+
+def start_progress(data: Mapping[str, Any]) -> str:
+    """Say in a few words how far the engine's start is; ValueError if it does not tell.
+
+    Args:
+        data: the document at START_PATH.
+    """
+    loaded, total = data.get("loaded_bytes"), data.get("total_bytes")
+    match data.get("phase"):
+        case "engine":
+            return "its process has just started"
+        case "weights" if isinstance(loaded, int) and isinstance(total, int) and total > 0:
+            return f"{100 * min(loaded, total) // total} % of {size(total)} of weights"
+        case "self_test":
+            return "the weights are loaded, and a first token is being generated"
+    raise ValueError("not a start's progress")
 
 
 def _resources(_: int) -> DefaultResources:

@@ -54,6 +54,7 @@ class KubeClient:
         self._session = Session(configuration, connections=connections)
         self._timeout = timeout
         self.fence = fence
+        self._version: tuple[int, int] | None = None
 
     @classmethod
     async def connect(cls, **kwargs: Any) -> Self:
@@ -78,6 +79,14 @@ class KubeClient:
     def configuration(self) -> Configuration:
         """The connection settings, for kopf's login."""
         return self._session.configuration
+
+    async def version(self) -> tuple[int, int]:
+        """The API server's major and minor version, asked for once."""
+        if self._version is None:
+            answer = await self._call("GET", "/version")
+            minor = re.match(r"\d+", answer["minor"])  # some providers append a "+"
+            self._version = int(answer["major"]), int(minor.group()) if minor else 0
+        return self._version
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read one object."""

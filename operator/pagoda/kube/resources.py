@@ -35,6 +35,7 @@ CONTROLLER_REVISION = Resource("apps", "v1", "controllerrevisions", "ControllerR
 DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 SERVICE = Resource("", "v1", "services", "Service")
 DISRUPTION_BUDGET = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 INGRESS = Resource("networking.k8s.io", "v1", "ingresses", "Ingress")
 POD = Resource("", "v1", "pods", "Pod")
 NODE = Resource("", "v1", "nodes", "Node")
@@ -50,6 +51,8 @@ TOKEN_REVIEW = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenRev
 SUBJECT_ACCESS_REVIEW = Resource(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview"
 )
+# Not an object of the API: what the metrics server knows of all LLMDeployments.
+SIGNALS = Resource("custom.metrics.k8s.io", "v1beta2", "signals", "SignalsList")
 
 CHILDREN = (
     SERVICE_ACCOUNT,
@@ -58,6 +61,7 @@ CHILDREN = (
     SERVICE,
     DISRUPTION_BUDGET,
     INGRESS,
+    AUTOSCALER,
 )
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 NOT_CHILD_SELECTOR = f"{MANAGED_BY_LABEL}!={MANAGED_BY}"

@@ -178,6 +178,7 @@ def spec_hash(spec: LLMDeploymentSpec) -> str:
         exclude_none=True,
         exclude={
             "replicas": True,
+            "autoscaling": True,
             "expose": True,
             "suspend": True,
             "rollout": {"strategy"},

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
+from pagoda.api.autoscaling import Autoscaling
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
+from pagoda.render.autoscaler import (
+    NO_SCALING_FACTS,
+    ScalingFacts,
+    autoscaler,
+    min_replicas,
+    target_of,
+)
 from pagoda.render.deployment import SURGE, RollingUpdate, deployment
 from pagoda.render.disruption import disruption_budget
 from pagoda.render.effective import Effective, Settings, effective, spec_hash
@@ -32,6 +40,7 @@ class Facts:
     # cordoned, and can start elsewhere.
     holds_last: bool = True
     ingress_class: IngressClassFact = UNKNOWN_CLASS
+    scaling: ScalingFacts = NO_SCALING_FACTS
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,21 @@ class Plan:
     objects: tuple[Object, ...]
     replicas: int | None  # None: not ours to say
     is_suspended: bool
+    autoscaling: Autoscaling | None  # None: the count does not follow the load
+    scaling_target: int | None  # output tokens/s per replica; None: unknown
     resumed_replicas: int | None  # the count before the suspension that ends with this plan
     url: str
     ingress_url: str | None
     ingress_class: IngressClassFact
+
+    def start_count(self, last: int | None) -> int | None:
+        """The count of a Deployment that is made (again), after `last` the time before; None leaves
+        it to the API server, which makes it 1.
+        """
+        scaling = self.autoscaling
+        if scaling is None or scaling.mode == "Shadow":
+            return last
+        return max(min_replicas(scaling), min(last or 1, scaling.max_replicas))
 
     @property
     def image(self) -> str:
@@ -74,17 +94,22 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     )
     live, suspended = facts.live_deployment, bool(spec.suspend)
     count = 0 if suspended else spec.replicas
+    scaling = spec.autoscaling
     marks = suspension(live) if suspended and live is not None else {}
     objects = [controller_revision(owner, hash_of_spec, choice)]
     if live is not None or not suspended:  # what is suspended from the start has nothing to keep
         objects.append(deployment(owner, eff, choice.template, hash_of_spec, marks, facts.rolling))
-    last = (_count(live) if count is None else count) <= 1  # also at 0: scaling up needs no write
+    present = _count(live, scaling) if count is None else count
+    last = present <= 1  # also at 0: scaling up needs no write
     keeps_last = last and facts.holds_last and eff.strategy != "Replace"
     objects += [service(owner, eff), disruption_budget(owner, keeps_last=keeps_last)]
     if eff.service_account is None:
         objects.insert(0, service_account(owner))
     if eff.ingress is not None:
         objects.append(ingress(owner, eff.ingress, facts.ingress_class))
+    # Without a Deployment there is nothing to scale; at 0 an HPA does nothing.
+    if scaling is not None and scaling.mode != "Shadow" and (live is not None or not suspended):
+        objects.append(autoscaler(owner, scaling, facts.scaling))
     return Plan(
         owner=owner,
         effective=eff,
@@ -92,6 +117,8 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
         objects=tuple(objects),
         replicas=count,
         is_suspended=suspended,
+        autoscaling=scaling,
+        scaling_target=target_of(scaling, facts.scaling) if scaling else None,
         resumed_replicas=None if suspended else suspended_count(live),
         url=url(owner, eff),
         ingress_url=ingress_url(eff.ingress) if eff.ingress else None,
@@ -99,5 +126,8 @@ def desired(owner: Owner, spec: LLMDeploymentSpec, facts: Facts) -> Plan:
     )
 
 
-def _count(live: Object | None) -> int:
-    return 1 if live is None else int(live["spec"].get("replicas", 1))
+def _count(live: Object | None, scaling: Autoscaling | None) -> int:
+    """Give the count that is not ours to say: what it is, or will be to begin with."""
+    if live is not None:
+        return int(live["spec"].get("replicas", 1))
+    return 1 if scaling is None or scaling.mode == "Shadow" else min_replicas(scaling)

@@ -69,7 +69,7 @@ class BlockPool:
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._ref_counts[block] = 1
-            self._forget(block)
+            self.forget(block)
         return blocks
 
     def find(self, hashes: Iterable[bytes]) -> list[int]:
@@ -96,7 +96,7 @@ class BlockPool:
         if self._ref_counts[block] == 0:
             raise ValueError(f"block {block} is free and has no content to remember")
         if block_hash not in self._by_hash:
-            self._forget(block)
+            self.forget(block)
             self._by_hash[block_hash] = block
             self._hashes[block] = block_hash
 
@@ -115,7 +115,8 @@ class BlockPool:
                 if self._hashes[block] is None:
                     self._free.move_to_end(block, last=False)
 
-    def _forget(self, block: int) -> None:
+    def forget(self, block: int) -> None:
+        """Let a block be found no more: what it holds is gone, or never came to be."""
         block_hash = self._hashes[block]
         if block_hash is not None:
             del self._by_hash[block_hash]

@@ -12,6 +12,7 @@ from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.kv_size import KVSize, size_kv_cache
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import ExecutionUnavailableError, Runner
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype, read_spec
@@ -19,11 +20,17 @@ from pagoda_runtime.model.spec import DecoderSpec, choose_dtype, read_spec
 log = logging.getLogger("pagoda.engine")
 
 
-def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]:
-    """Load the model and put the engine around it; ConfigError says what cannot work."""
+def build_engine(
+    config: EngineConfig, tell: Callable[[int, int], None] = lambda loaded, total: None
+) -> tuple[EngineCore, KVSize, DecoderSpec]:
+    """Load the model and put the engine around it; ConfigError says what cannot work.
+
+    `tell` is given the bytes of weights loaded, and of all, as loading goes on.
+    """
     spec = read_spec(Path(config.model))
-    size = size_kv_cache(config, spec, choose_dtype(config.dtype, spec))
-    runner = _load(config, spec, size)
+    dtype = choose_dtype(config.dtype, spec)
+    size = size_kv_cache(config, spec, dtype)
+    runner = _load(config, spec, size, LoadProgress(spec, dtype, tell))
     scheduler = Scheduler(
         BlockPool(size.num_blocks, config.block_size),
         max_num_seqs=config.max_num_seqs,
@@ -32,38 +39,41 @@ def build_engine(config: EngineConfig) -> tuple[EngineCore, KVSize, DecoderSpec]
         max_num_queued_reqs=config.queued_reqs_bound,
         max_num_queued_tokens=config.max_num_queued_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
+        window=spec.largest_window,
     )
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 
 
-def _native(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+def _native(
+    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
+) -> Runner:
     from pagoda_runtime.native import runner
 
-    return runner.load(config, spec, size)
+    return runner.load(config, spec, size, progress)
 
 
-def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress) -> Runner:
     # Seconds to import, so only if this execution is used.
     from pagoda_runtime.engine import torch_runner
 
-    return torch_runner.load(config, spec, size)
+    return torch_runner.load(config, spec, size, progress)
 
 
 # By the values of --execution, fastest first. Each loads the weights and allocates the KV blocks,
 # imports what it needs itself, and raises ExecutionUnavailableError where it cannot run.
-EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize], Runner]] = {
+EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize, LoadProgress], Runner]] = {
     "native": _native,
     "torch": _torch,
 }
 
 
-def _load(config: EngineConfig, spec: DecoderSpec, size: KVSize) -> Runner:
+def _load(config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress) -> Runner:
     """The execution that was asked for; for `auto` the first that can run here."""
     names = list(EXECUTIONS) if config.execution == "auto" else [config.execution]
     reasons = []
     for name in names:
         try:
-            runner = EXECUTIONS[name](config, spec, size)
+            runner = EXECUTIONS[name](config, spec, size, progress)
         except ExecutionUnavailableError as error:
             reasons.append(f"{name}: {error}")
             continue

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from pagoda_runtime.engine.memory import run_in_memory
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import Request, SamplingParams
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Runner, Sampled
 
@@ -38,7 +39,7 @@ class EngineCore:
 
     def add(self, request: Request) -> None:
         """Queue a request; ValueError if it can never finish, QueueFullError if not now."""
-        if request.params.seed is None:
+        if isinstance(request.params, SamplingParams) and request.params.seed is None:
             request.params = replace(request.params, seed=self._random.getrandbits(63))
         self._scheduler.add(request)
 
@@ -58,16 +59,37 @@ class EngineCore:
                 request.scheduled_at = now
             # A prompt token counts once, even if the cache had it or a preemption makes it computed
             # again.
-            done = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
-            prompt_tokens += done - request.prompt_tokens_counted
-            request.prompt_tokens_counted = done
-        sampled = self._runner.run(chunks) if chunks else {}
-        self._scheduler.update(chunks, {name: chosen.token for name, chosen in sampled.items()})
+            counted = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
+            prompt_tokens += counted - request.prompt_tokens_counted
+            request.prompt_tokens_counted = counted
+        outputs = run_in_memory(self._runner, chunks) if chunks else []
+        if failed := [c for c, output in zip(chunks, outputs, strict=True) if output is None]:
+            lost = self._scheduler.fail(chunks, failed)
+            deltas += [Delta(r.id, [], r.finish_reason) for r in lost]
+        done = [
+            (chunk, output)
+            for chunk, output in zip(chunks, outputs, strict=True)
+            if output is not None and chunk.request.finish_reason is None
+        ]
+        tokens = {}
+        for chunk, output in done:
+            if output.prompt_logprobs:
+                chunk.request.prompt_logprobs += output.prompt_logprobs
+            if output.hidden_sum is not None:
+                chunk.request.hidden_sum = output.hidden_sum
+            if output.sampled is not None:
+                tokens[chunk.request.id] = output.sampled.token
+        self._scheduler.update([chunk for chunk, _ in done], tokens)
         deltas += [
-            self._delta(c.request, sampled[c.request.id]) for c in chunks if c.request.id in sampled
+            _delta(chunk.request, output.sampled)
+            for chunk, output in done
+            if output.sampled is not None or chunk.request.finish_reason is not None
         ]
         return deltas, replace(
-            self.stats(), prompt_tokens=prompt_tokens, generation_tokens=len(sampled)
+            self.stats(),
+            prompt_tokens=prompt_tokens,
+            generation_tokens=len(tokens),
+            step_seconds=self._clock() - now,
         )
 
     def stats(self) -> Stats:
@@ -84,16 +106,39 @@ class EngineCore:
         )
 
     def self_test(self) -> None:
-        """Generate one token, so that the first request meets a model that is known to work."""
-        self.add(Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0)))
+        """Generate one token, so that the first request meets a model that is known to work;
+        MemoryError if there is none left for it.
+        """
+        request = Request("self-test", [0], SamplingParams(max_tokens=1, temperature=0.0))
+        self.add(request)
         while self.has_work:
             self.step()
+        if request.finish_reason is FinishReason.ERROR:
+            raise MemoryError("there is no memory left to compute one token")
 
-    @staticmethod
-    def _delta(request: Request, sampled: Sampled) -> Delta:
-        first = request.num_outputs == 1 and request.scheduled_at is not None
-        queue_time = (
-            request.scheduled_at - request.arrival if first and request.scheduled_at else None
-        )
-        logprobs = [] if request.params.logprobs is None else [sampled]
-        return Delta(request.id, [sampled.token], request.finish_reason, queue_time, logprobs)
+
+def _delta(request: Request, sampled: Sampled | None) -> Delta:
+    """What a request hears of a step that sampled its next token or, without one, ended it."""
+    logprobs = [sampled] if sampled is not None and request.sampling.logprobs is not None else []
+    tokens = [] if sampled is None else [sampled.token]
+    delta = Delta(request.id, tokens, request.finish_reason, logprobs=logprobs)
+    return delta if request.num_outputs > 1 else _first(request, delta)
+
+
+def _first(request: Request, delta: Delta) -> Delta:
+    """With what comes once: how the request began and what was read of its prompt."""
+    assert request.scheduled_at is not None
+    params, scores, embedding = request.params, [], None
+    if isinstance(params, PoolingParams):
+        assert request.hidden_sum is not None
+        embedding = [total / len(request.wanted) for total in request.hidden_sum]
+    elif params.prompt_logprobs is not None:
+        scores = [None, *request.prompt_logprobs]
+        request.prompt_logprobs = []
+    return replace(
+        delta,
+        queue_time=request.scheduled_at - request.arrival,
+        prompt_logprobs=scores,
+        cached_tokens=request.num_cached,
+        embedding=embedding,
+    )

@@ -2,6 +2,9 @@
 
 Only full blocks are shared. A request writes nothing before `num_computed`, so a shared block is
 never written to, and nothing ever has to be copied.
+
+Where every layer has a sliding window, blocks that have left the largest one are given back while the
+request runs: nothing will look at them again.
 """
 
 from __future__ import annotations
@@ -13,8 +16,12 @@ from pagoda_runtime.engine.request import Request
 class KVManager:
     """Fills and empties the block tables of requests."""
 
-    def __init__(self, pool: BlockPool, *, enable_prefix_caching: bool = True) -> None:
+    def __init__(
+        self, pool: BlockPool, *, enable_prefix_caching: bool = True, window: int | None = None
+    ) -> None:
+        """window: the most positions a token sees in any layer, its own included; None for all."""
         self.pool = pool
+        self._window = window
         self._caching = enable_prefix_caching
         # In tokens, once per request: what a preemption makes computed again is not a query.
         self.prefix_queries = 0
@@ -41,9 +48,12 @@ class KVManager:
         request.block_table = cached + new
         request.num_shared = len(cached)
         request.num_computed = len(cached) * self.pool.block_size
-        if request.num_preemptions == 0 and self._caching:
-            self.prefix_queries += request.num_tokens
-            self.prefix_hits += request.num_computed
+        self.release_passed(request)
+        if request.num_cached is None:
+            request.num_cached = len(cached) * self.pool.block_size
+            if self._caching:
+                self.prefix_queries += request.num_tokens
+                self.prefix_hits += request.num_cached
         return True
 
     def grow(self, request: Request) -> bool:
@@ -68,20 +78,33 @@ class KVManager:
             self.pool.remember(request.block_table[index], hashes[index])
             request.num_shared = index + 1
 
+    def release_passed(self, request: Request) -> None:
+        """Take the blocks that have left the window of the next token, and so of all after it."""
+        if self._window is None:
+            return
+        begin = max(0, request.num_computed - self._window + 1) // self.pool.block_size
+        self.pool.free(request.block_table[request.num_passed : begin])
+        request.num_passed = begin
+
+    def forget_from(self, request: Request, start: int) -> list[int]:
+        """Let nobody find the blocks from position `start` on any more; return them."""
+        blocks = request.block_table[start // self.pool.block_size :]
+        for block in blocks:
+            self.pool.forget(block)
+        return blocks
+
     def release(self, request: Request) -> None:
         """Take a request's blocks. What is in them stays to be found until they are overwritten."""
-        self.pool.free(request.block_table)
+        self.pool.free(request.block_table[request.num_passed :])
         request.block_table = []
-        request.num_shared = request.num_computed = 0
+        request.num_shared = request.num_computed = request.num_passed = 0
 
     def _cached(self, request: Request) -> list[int]:
-        """The cached blocks a request begins with. At least its last token has to be computed, for
-        its logits.
-        """
+        """The cached blocks a request begins with, of those it may take without computing them."""
         if not self._caching:
             return []
         return self.pool.find(
-            self._hashes(request)[: (request.num_tokens - 1) // self.pool.block_size]
+            self._hashes(request)[: request.num_skippable // self.pool.block_size]
         )
 
     def _hashes(self, request: Request) -> list[bytes]:

@@ -19,6 +19,7 @@ _MARGIN = 0.08
 _PROCESSES = 512 << 20
 # The estimate errs on the safe side. A model that may fit is tried, with this share of the memory.
 _LEAST_SHARE = 1 / 16
+_LEAST_LOGITS_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,25 @@ def weight_bytes(spec: DecoderSpec, dtype: DType, quantization: str | None) -> i
     return embedding * size + others * (1 if quantization == "int8" else size)
 
 
+def logits_rows(max_num_seqs: int) -> int:
+    """Rows of logits that exist at once: one per request that samples. Scoring a prompt takes turns,
+    with enough rows for the head to be read from memory less often than it is computed with.
+    """
+    return max(max_num_seqs, _LEAST_LOGITS_ROWS)
+
+
 def activation_bytes(spec: DecoderSpec, max_num_batched_tokens: int, max_num_seqs: int) -> int:
     """Bytes of the largest step's intermediate results, at most 4 per number.
 
     Per token: what is added up and its normed form, queries, keys and values before and after
-    turning, attention's output, and the MLP's two halves with their product. Per sampled row: the
-    logits and, in sampling, two more rows as wide with 8 bytes per number.
+    turning, attention's output, and the MLP's two halves with their product. Per row of logits:
+    two more rows as wide, with 8 bytes per number, in sampling.
     """
     per_token = 3 * spec.hidden_size + 3 * spec.q_size + 4 * spec.kv_size
     per_token += 3 * spec.intermediate_size
-    return 4 * (max_num_batched_tokens * per_token + 5 * max_num_seqs * spec.vocab_size)
+    return 4 * (
+        max_num_batched_tokens * per_token + 5 * logits_rows(max_num_seqs) * spec.vocab_size
+    )
 
 
 def size_kv_cache(

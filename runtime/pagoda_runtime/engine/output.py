@@ -12,8 +12,10 @@ from pagoda_runtime.engine.step import Sampled
 class Delta:
     """What one step brought one request.
 
-    queue_time (seconds) comes with the first token only; logprobs, one per token, only to requests
-    that ask for them.
+    Only with the first delta come queue_time (seconds), cached_tokens, which is how many of the prompt
+    the prefix cache had, and prompt_logprobs, an entry per token of the prompt and None for its first,
+    to requests that ask for them. logprobs, one per token, are for those who ask too. embedding
+    [hidden] is the only answer to PoolingParams.
     """
 
     id: str
@@ -21,12 +23,17 @@ class Delta:
     finish_reason: FinishReason | None = None
     queue_time: float | None = None
     logprobs: list[Sampled] = field(default_factory=list)
+    prompt_logprobs: list[Sampled | None] = field(default_factory=list)
+    cached_tokens: int | None = None
+    embedding: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Stats:
-    """The engine's state after a step. prompt_tokens and generation_tokens are those of this step alone;
-    the prefix cache's are counted in tokens, over the engine's life."""
+    """The engine's state after a step. prompt_tokens, generation_tokens and step_seconds are those of
+    this step alone, the last None if there was none; the prefix cache's are counted in tokens, over the
+    engine's life.
+    """
 
     running: int
     waiting: int
@@ -37,3 +44,4 @@ class Stats:
     prefix_cache_hits_total: int
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    step_seconds: float | None = None

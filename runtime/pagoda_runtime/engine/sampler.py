@@ -3,7 +3,8 @@
 A row of logits goes through these in turn; those a request does not ask for change nothing:
 
 1.  log-probabilities are taken, if asked for: those of the model, whatever the parameters below;
-2.  logit_bias: added to the logits of its tokens; those outside the vocabulary mean nothing;
+2.  logit_bias: added to the logits of its tokens; those outside the vocabulary mean nothing. Until
+    there are min_tokens, stop_token_ids have a bias of minus infinity;
 3.  repetition_penalty: a logit of a token in prompt or answer is divided by it if positive, else
     multiplied by it;
 4.  frequency_penalty times the token's count in the answer, and presence_penalty if it is there at
@@ -41,8 +42,13 @@ def sample(logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
     return [_sample_row(row, request) for row, request in zip(logits, requests, strict=True)]
 
 
+def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[Sampled]:
+    """How likely each row of logits [rows, vocab] made its token, and the `count` likeliest."""
+    return [_describe(row, token, count) for row, token in zip(logits, tokens, strict=True)]
+
+
 def _sample_row(logits: Tensor, request: Request) -> Sampled:
-    params = request.params
+    params = request.sampling
     adjusted = _adjust(logits, request)
     if params.temperature == 0.0:
         token = int(adjusted.argmax())
@@ -51,19 +57,24 @@ def _sample_row(logits: Tensor, request: Request) -> Sampled:
         token = _invert(weights, uniform(params.seed or 0, request.num_tokens))
     if params.logprobs is None:
         return Sampled(token)
+    return _describe(logits, token, params.logprobs)
+
+
+def _describe(logits: Tensor, token: int, count: int) -> Sampled:
     logprobs = logits.log_softmax(dim=-1)
+    if count == 0:
+        return Sampled(token, float(logprobs[token]))
     values, tokens = logprobs.sort(descending=True, stable=True)
-    count = params.logprobs
     top = zip(tokens[:count].tolist(), values[:count].tolist(), strict=True)
     return Sampled(token, float(logprobs[token]), tuple(top))
 
 
 def _adjust(logits: Tensor, request: Request) -> Tensor:
     """Bias and penalties; → a new row, or the same one if there are none."""
-    params = request.params
-    if params.logit_bias:
+    params = request.sampling
+    if biases := request.biases:
         logits = logits.clone()
-        for token, bias in params.logit_bias:
+        for token, bias in biases:
             if 0 <= token < len(logits):
                 logits[token] += bias
     if params.repetition_penalty != 1.0:

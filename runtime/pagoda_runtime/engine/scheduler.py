@@ -27,12 +27,19 @@ from collections.abc import Iterable, Mapping
 
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.kv_manager import KVManager
-from pagoda_runtime.engine.request import FinishReason, Request
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request
 from pagoda_runtime.engine.step import Chunk
 
 
 class QueueFullError(Exception):
-    """The request would fit, but too much waits before it: later, or another replica, may do."""
+    """The request would fit, but too much waits before it: later, or another replica, may do.
+
+    bound: the flag that says how much is too much, as vLLM names it in its metrics.
+    """
+
+    def __init__(self, message: str, bound: str) -> None:
+        super().__init__(message)
+        self.bound = bound
 
 
 class Scheduler:
@@ -48,12 +55,14 @@ class Scheduler:
         max_num_queued_reqs: int | None = None,
         max_num_queued_tokens: int | None = None,
         enable_prefix_caching: bool = True,
+        window: int | None = None,
     ) -> None:
+        """window: see `KVManager`."""
         if max_num_seqs > max_num_batched_tokens:
             raise ValueError("every running request needs one token of the budget")
         if pool.blocks_for(max_model_len) > pool.num_blocks:
             raise ValueError("the block pool cannot hold one request of max_model_len")
-        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching)
+        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching, window=window)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len
@@ -77,9 +86,9 @@ class Scheduler:
         """Queue a request; ValueError if it could never finish within max_model_len, QueueFullError
         if too much waits already.
         """
-        if not request.prompt_ids or request.params.max_tokens < 1:
+        prompt, answer = len(request.prompt_ids), request.max_tokens
+        if prompt == 0 or (answer < 1 and not request.reads_prompt):
             raise ValueError("a request needs a prompt token and room for an answer token")
-        prompt, answer = len(request.prompt_ids), request.params.max_tokens
         if prompt + answer > self.max_model_len:
             raise ValueError(
                 f"{prompt} prompt tokens and {answer} answer tokens exceed the context length of "
@@ -142,26 +151,47 @@ class Scheduler:
             request = chunk.request
             samples = chunk.samples
             request.num_computed = chunk.end
-            if not samples:
-                continue
-            token = sampled[request.id]
-            request.token_ids.append(token)
-            if token in request.params.stop_token_ids:
-                self._end([request], FinishReason.STOP)
-            elif request.num_outputs >= request.params.max_tokens:
-                self._end([request], FinishReason.LENGTH)
+            self.kv.release_passed(request)
+            request.num_read = max(request.num_read, chunk.end)
+            if samples:
+                token = sampled[request.id]
+                request.token_ids.append(token)
+                if token in request.sampling.stop_token_ids:
+                    self._end([request], FinishReason.STOP)
+                elif request.num_outputs >= request.max_tokens:
+                    self._end([request], FinishReason.LENGTH)
+            elif request.num_pending == 0:
+                pooled = isinstance(request.params, PoolingParams)
+                self._end([request], FinishReason.STOP if pooled else FinishReason.LENGTH)
+
+    def fail(self, chunks: Iterable[Chunk], failed: Iterable[Chunk]) -> list[Request]:
+        """End the requests of the chunks that could not be computed, and return them.
+
+        Their blocks of this step hold nothing, so nobody may find them any more, and requests of
+        the same step that have found one already end too. `chunks` is the step, as scheduled.
+        """
+        lost, wanted, hollow = [], set(failed), set[int]()
+        for chunk in chunks:
+            request = chunk.request
+            if chunk in wanted or not hollow.isdisjoint(request.block_table[request.num_passed :]):
+                lost.append(request)
+                hollow.update(self.kv.forget_from(request, chunk.start))
+        self._end(lost, FinishReason.ERROR)
+        return lost
 
     def _check_queue(self, request: Request) -> None:
         # A free seat takes a request in the next step: until then it is on its way, not queued.
         seats = self.max_num_seqs - len(self.running)
         bound = self.max_num_queued_reqs
         if bound is not None and len(self.waiting) >= bound + seats:
-            raise QueueFullError(f"{len(self.waiting)} requests are waiting")
+            raise QueueFullError(f"{len(self.waiting)} requests are waiting", "max_num_queued_reqs")
         tokens = sum(r.num_uncached for r in self.waiting)
         bound = self.max_num_queued_tokens
         # The first in line may be as long as it likes: there is no better time to send it.
         if bound is not None and self.waiting and tokens + request.num_uncached > bound:
-            raise QueueFullError(f"{tokens} prompt tokens are waiting to be computed")
+            raise QueueFullError(
+                f"{tokens} prompt tokens are waiting to be computed", "max_num_queued_tokens"
+            )
 
     def _admit(self, ahead_of: Request | None) -> Request | None:
         """Move the first waiting request to running, if there is a seat and blocks for it, and only

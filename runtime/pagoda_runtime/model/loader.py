@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,16 +15,16 @@ from pagoda_runtime.model.checkpoint import weight_files
 from pagoda_runtime.model.spec import DecoderSpec
 
 
-def load_weights(
+def read_weights(
     model_dir: Path, spec: DecoderSpec, dtype: torch.dtype, load_format: str, seed: int
-) -> dict[str, Tensor]:
-    """Every tensor of `spec.tensor_shapes()`, in `dtype`; ConfigError if the directory does not
-    hold them.
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of `spec.tensor_shapes()` by name, in `dtype`; ConfigError if the directory does
+    not hold them.
     """
     if load_format == "dummy":
-        return dummy_weights(spec, dtype, seed)
+        yield from dummy_weights(spec, dtype, seed).items()
+        return
     shapes = spec.tensor_shapes()
-    weights: dict[str, Tensor] = {}
     for file, names in weight_files(model_dir, shapes):
         with safe_open(file, framework="pt") as tensors:
             missing = names - set(tensors.keys())
@@ -38,8 +39,7 @@ def load_weights(
                         f"{name} has shape {list(tensor.shape)}, config.json says {list(shapes[name])}"
                     )
                 # A tensor already in this dtype stays a view of the mapped file.
-                weights[name] = tensor.to(dtype)
-    return weights
+                yield name, tensor.to(dtype)
 
 
 def dummy_weights(spec: DecoderSpec, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from pagoda_runtime.model.frequencies import inverse_frequencies
 from pagoda_runtime.model.spec import RopeSpec
 
 
@@ -15,26 +14,10 @@ def rope_table(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of positions 0 … length-1, each [length, head_dim / 2]."""
     angles = torch.outer(
-        torch.arange(length, dtype=torch.float32), inverse_frequencies(rope, head_dim)
+        torch.arange(length, dtype=torch.float32),
+        torch.from_numpy(inverse_frequencies(rope, head_dim)),
     )
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
-    """Radians per position of each pair of dimensions, [head_dim / 2], in float32."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    frequencies = 1.0 / rope.theta**exponents
-    if rope.kind == "linear":
-        return frequencies / rope.factor
-    if rope.kind == "llama3":
-        # Llama 3.1: waves much shorter than the original context keep their frequency, waves longer
-        # than it are slowed down by `factor`, those between are blended. `smooth` is 1 for short, 0
-        # for long waves.
-        turns = rope.original_max_position * frequencies / (2 * math.pi)
-        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-        smooth = smooth.clamp(0.0, 1.0)
-        return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
-    return frequencies
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

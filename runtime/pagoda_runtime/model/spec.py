@@ -58,6 +58,12 @@ class DecoderSpec:
     windows: tuple[int | None, ...]
 
     @property
+    def largest_window(self) -> int | None:
+        """The most positions a token attends to in any layer; None if one attends to all."""
+        windows = [window for window in self.windows if window is not None]
+        return max(windows) if len(windows) == self.num_layers else None
+
+    @property
     def q_size(self) -> int:
         """Width of all query heads side by side."""
         return self.num_heads * self.head_dim

@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 PATH = Path(__file__).with_name("libpagoda.so")
-_ABI = 1
+_ABI = 2
+_NO_MEMORY = "not enough memory"  # what csrc/pagoda.cpp makes of std::bad_alloc
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.void]  # of ROW
 
 
 class NativeError(Exception):
@@ -80,6 +83,7 @@ class Config(ctypes.Structure):
                 "block_size",
                 "num_blocks",
                 "max_tokens",
+                "logits_rows",
                 "threads",
                 "instruction_set",
             )
@@ -88,10 +92,11 @@ class Config(ctypes.Structure):
     )
 
 
-# PagodaRow, one sampled row of a step.
+# PagodaRow, what becomes of one row of logits.
 ROW = np.dtype(
     [
-        ("chunk", np.int32),
+        ("row", np.int32),
+        ("scored", np.int32),
         ("top_k", np.int32),
         ("temperature", np.float32),
         ("top_p", np.float32),
@@ -127,38 +132,46 @@ class _Step(ctypes.Structure):
         ("history", c_void_p),
         ("bias_tokens", c_void_p),
         ("biases", c_void_p),
+        ("num_pools", c_int32),
+        ("pools", c_void_p),
         ("sampled", c_void_p),
         ("logprobs", c_void_p),
         ("max_top_logprobs", c_int32),
         ("top_tokens", c_void_p),
         ("top_values", c_void_p),
         ("logits", c_void_p),
+        ("pooled", c_void_p),
     )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Input of a step. Chunks lie one after another in `tokens`; rows are those that sample."""
+    """Input of a step. Chunks lie one after another in `tokens`, which are the step's rows; `rows` are
+    those whose logits are wanted, `pools` those whose hidden states are.
+    """
 
     starts: Ints  # [chunks] position of the first token
     lengths: Ints  # [chunks]
     tokens: Ints  # [sum of lengths]
     block_tables: Ints  # [chunks, blocks]
-    rows: npt.NDArray[Any]  # [rows] of ROW
+    rows: Rows  # [wanted rows] of ROW
     history: Ints  # tokens that rows' penalties look at
     bias_tokens: Ints
     biases: Floats
+    pools: Ints  # [pools, 2] first row, row after the last
+    sums: Doubles  # [pools, hidden] what to add their hidden states to
 
 
 @dataclass(frozen=True)
 class Result:
-    """Output of a step, by row. Top log-probabilities are best first."""
+    """Output of a step, by wanted row. Top log-probabilities are best first."""
 
     tokens: Ints  # [rows]
     logprobs: Floats  # [rows]
     top_tokens: Ints  # [rows, most that a row asks for]
     top_values: Floats  # likewise
     logits: Floats | None  # [rows, vocab]
+    sums: Doubles  # [pools, hidden]
 
 
 def load_library(path: Path = PATH) -> ctypes.CDLL:
@@ -218,6 +231,7 @@ class Model:
             top_tokens=np.empty((rows, most), np.int32),
             top_values=np.empty((rows, most), np.float32),
             logits=np.empty((rows, self._vocab_size), np.float32) if want_logits else None,
+            sums=batch.sums.copy(),
         )
         step = _Step(
             num_chunks=len(batch.starts),
@@ -231,12 +245,15 @@ class Model:
             history=_pointer(batch.history),
             bias_tokens=_pointer(batch.bias_tokens),
             biases=_pointer(batch.biases),
+            num_pools=len(batch.pools),
+            pools=_pointer(batch.pools),
             sampled=_pointer(result.tokens),
             logprobs=_pointer(result.logprobs),
             max_top_logprobs=most,
             top_tokens=_pointer(result.top_tokens),
             top_values=_pointer(result.top_values),
             logits=None if result.logits is None else _pointer(result.logits),
+            pooled=_pointer(result.sums),
         )
         self._check(self._library.pagoda_step(self._handle, ctypes.byref(step)))
         return result
@@ -252,7 +269,8 @@ class Model:
 
     def _check(self, code: int) -> None:
         if code != 0:
-            raise NativeError(self._reason())
+            reason = self._reason()
+            raise MemoryError(reason) if reason == _NO_MEMORY else NativeError(reason)
 
     def _reason(self) -> str:
         reason: bytes = self._library.pagoda_error()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pagoda_runtime.model.spec import DecoderSpec, RopeSpec
-from pagoda_runtime.native.library import Config, Floats, InstructionSet, Model, Tensor
+from pagoda_runtime.model.frequencies import inverse_frequencies
+from pagoda_runtime.model.spec import DecoderSpec
+from pagoda_runtime.native.library import Config, InstructionSet, Model, Tensor
 
 _MODEL_TENSORS = {
     "model.embed_tokens.weight": Tensor.EMBEDDING,
@@ -47,11 +47,14 @@ def create_model(
     block_size: int,
     num_blocks: int,
     max_tokens: int,
+    logits_rows: int,
     threads: int,
     int8: bool = False,
     instruction_set: InstructionSet = InstructionSet.NONE,
 ) -> Model:
-    """A model without weights; NativeError if it cannot be. max_tokens is a step's limit."""
+    """A model without weights; NativeError if it cannot be. A step has at most max_tokens, and holds
+    at most logits_rows of logits at once.
+    """
     config = Config(
         vocab_size=spec.vocab_size,
         hidden_size=spec.hidden_size,
@@ -69,6 +72,7 @@ def create_model(
         block_size=block_size,
         num_blocks=num_blocks,
         max_tokens=max_tokens,
+        logits_rows=logits_rows,
         threads=threads,
         instruction_set=instruction_set,
         norm_eps=spec.norm_eps,
@@ -85,18 +89,3 @@ def load_weights(model: Model, tensors: Iterable[tuple[str, npt.NDArray[Any]]]) 
         else:
             layer, _, part = name.removeprefix("model.layers.").partition(".")
             model.load(_LAYER_TENSORS[part], int(layer), data)
-
-
-def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Floats:
-    """Radians per position of each pair of dimensions, [head_dim / 2]; `model.rope` in numpy."""
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
-    if rope.kind == "linear":
-        return frequencies / np.float32(rope.factor)
-    if rope.kind == "llama3":
-        turns = rope.original_max_position * frequencies / (2 * math.pi)
-        smooth = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-        smooth = smooth.clip(0.0, 1.0)
-        slowed: Floats = (1 - smooth) * frequencies / rope.factor + smooth * frequencies
-        return slowed.astype(np.float32)
-    return frequencies

@@ -23,8 +23,15 @@ class IncrementalDetokenizer:
     again only as context, so a step costs the same however long the answer is.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._ids = list(prompt_ids[-_PRIMING:])
         if self._decode(self._ids).endswith(_REPLACEMENT):
             self._ids = []  # A prompt that ends inside a character is no context for what follows.
@@ -75,27 +82,31 @@ class IncrementalDetokenizer:
         return self._decode(self._ids[self._start :])
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._tokenizer.decode(list(ids), skip_special_tokens=self._skip_special_tokens)
 
 
 class StopStrings:
-    """Cuts a growing text before the first stop string, holding back what may become one."""
+    """Cuts a growing text before the first stop string (after it, if that is to be included), holding
+    back what may become one.
+    """
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        self._stops = stops
+        self._include = include
         self._held = ""
 
-    def push(self, piece: str) -> tuple[str, bool]:
-        """Add text; return the part that is safe to send and whether a stop string was met."""
+    def push(self, piece: str) -> tuple[str, str | None]:
+        """Add text; return the part that is safe to send, and the stop string if one was met."""
         text = self._held + piece
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             # The one that is complete first, so that it does not matter in which pieces text comes.
+            end, at = min(found)
             self._held = ""
-            return text[: min(found)[1]], True
+            return text[: end if self._include else at], text[at:end]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
-        return text[: len(text) - keep], False
+        return text[: len(text) - keep], None
 
     def flush(self) -> str:
         """The answer has ended: what was held back did not become a stop string."""

@@ -13,17 +13,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import FinishReason, SamplingParams
+from pagoda_runtime.engine.request import FinishReason
 from pagoda_runtime.server import ipc
+from pagoda_runtime.server.pace import Pace
 
 log = logging.getLogger("pagoda.api")
 
@@ -37,14 +39,96 @@ class RequestRejectedError(Exception):
 
 
 class QueueFullError(Exception):
-    """The engine's queue is at its bound; the message says by what."""
+    """The engine's queue is at its bound; the message says by what. retry_after: seconds until it
+    has probably drained.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OutOfMemoryError(Exception):
+    """The engine had no memory for the request's next step."""
 
 
 class DeadlineError(Exception):
     """The request's deadline passed before its answer was complete."""
 
 
-_Event = Delta | EngineDeadError | RequestRejectedError | QueueFullError | DeadlineError
+ENGINE_ERRORS = (
+    EngineDeadError,
+    RequestRejectedError,
+    QueueFullError,
+    OutOfMemoryError,
+    DeadlineError,
+)
+EngineError = (
+    EngineDeadError | RequestRejectedError | QueueFullError | OutOfMemoryError | DeadlineError
+)
+# Ends of a request that are no answer's.
+_FAILURES: dict[FinishReason | None, type[DeadlineError | OutOfMemoryError]] = {
+    FinishReason.TIMEOUT: DeadlineError,
+    FinishReason.ERROR: OutOfMemoryError,
+}
+
+
+class Stream:
+    """Requests that belong together, and what the engine says about them, in its order.
+
+    A context manager: entering submits them; leaving, by cancellation too, aborts those that have
+    not ended, which frees their blocks before the engine's next step.
+    """
+
+    def __init__(self, client: EngineClient, requests: Sequence[ipc.Submit]) -> None:
+        self._client = client
+        self._requests = requests
+        self._events: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        self._unheard = {request.id for request in requests}
+        self._heard = asyncio.Event()
+        self._refusal: EngineError | None = None
+
+    def __enter__(self) -> Stream:
+        self._client.open(self, self._requests)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.leave([request.id for request in self._requests])
+
+    async def accepted(self) -> None:
+        """Return when the engine has taken all of them; raise if it refuses one."""
+        await self._heard.wait()
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def next(self) -> Delta:
+        """The next delta of any of them; raise if one cannot be answered."""
+        event = await self._events.get()
+        if isinstance(event, Exception):
+            raise event
+        if event.finish_reason is not None:
+            self._client.forget(event.id)
+        return event
+
+    def was_accepted(self, request_id: str) -> bool:
+        """True if the engine has taken this one."""
+        return request_id not in self._unheard
+
+    def on_accepted(self, request_id: str) -> None:
+        """The engine has this one."""
+        self._unheard.discard(request_id)
+        if not self._unheard:
+            self._heard.set()
+
+    def on_delta(self, delta: Delta) -> None:
+        """The engine brought something."""
+        self._events.put_nowait(delta)
+
+    def on_error(self, error: EngineError) -> None:
+        """One will not be answered, so the whole is not."""
+        self._refusal = error
+        self._heard.set()
+        self._events.put_nowait(error)
 
 
 class EngineClient:
@@ -52,10 +136,20 @@ class EngineClient:
     `close`.
     """
 
-    def __init__(self, config: EngineConfig, on_stats: Callable[[Stats], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        on_stats: Callable[[Stats], None],
+        on_loading: Callable[[ipc.Progress | ipc.Warming], None],
+        on_rejection: Callable[[str], None],
+    ) -> None:
         self._config = config
         self._on_stats = on_stats
-        self._streams: dict[str, asyncio.Queue[_Event]] = {}
+        self._on_loading = on_loading
+        self._on_rejection = on_rejection
+        self._streams: dict[str, Stream] = {}
+        self._pace = Pace()
+        self._waiting = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._cleanup = contextlib.ExitStack()
         self._process: asyncio.subprocess.Process | None = None
@@ -92,6 +186,7 @@ class EngineClient:
         self._socket.set_hwm(0)
         self._socket.bind(address)
         config = msgspec.json.encode(dataclasses.asdict(self._config)).decode()
+        self._oom_kills = cgroup.oom_kills()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # The working directory is no place to import from; the parent's own path is.
@@ -105,40 +200,43 @@ class EngineClient:
         )
         self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
 
-    async def generate(
-        self, request_id: str, prompt_ids: list[int], params: SamplingParams
-    ) -> AsyncGenerator[Delta, None]:
-        """Yield the request's deltas up to the one with a finish_reason.
+    def stream(self, requests: Sequence[ipc.Submit]) -> Stream:
+        """Requests to be submitted together. Their ids must be new."""
+        return Stream(self, requests)
 
-        Leaving early, by cancellation too, aborts the request in the engine, which frees its blocks
-        before its next step.
-        """
+    def open(self, stream: Stream, requests: Sequence[ipc.Submit]) -> None:
+        """Submit a stream's requests; EngineDeadError if there is no engine any more."""
         if self.dead.is_set():
             raise EngineDeadError(self.reason)
-        queue: asyncio.Queue[_Event] = asyncio.Queue()
-        self._streams[request_id] = queue
-        try:
-            self._send(ipc.Submit(request_id, prompt_ids, params, time.monotonic()))
-            while True:
-                event = await queue.get()
-                if isinstance(event, Exception):
-                    raise event
-                if event.finish_reason is not None:
-                    self._streams.pop(request_id, None)
-                yield event
-                if event.finish_reason is not None:
-                    return
-        finally:
-            if self._streams.pop(request_id, None) is not None:
-                self._send(ipc.Abort([request_id]))
+        for request in requests:
+            self._streams[request.id] = stream
+            self._send(request)
+
+    def leave(self, ids: Sequence[str]) -> None:
+        """Nobody waits for these any more: abort those that have not ended."""
+        if left := [request_id for request_id in ids if self.forget(request_id)]:
+            self._send(ipc.Abort(left))
+
+    def forget(self, request_id: str) -> bool:
+        """A request is over; False if it was already."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None and stream.was_accepted(request_id):
+            self._pace.ended()
+        return stream is not None
 
     def abort_all(self) -> None:
         """End every request now, with finish_reason `abort`."""
         ids = list(self._streams)
         for request_id in ids:
-            self._deliver(request_id, Delta(request_id, [], FinishReason.ABORT))
+            self._streams[request_id].on_delta(Delta(request_id, [], FinishReason.ABORT))
         if ids:
             self._send(ipc.Abort(ids))
+
+    def give_up(self, reason: str) -> None:
+        """Declare an engine dead that does not answer any more, and end its process."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+        self._die(reason)
 
     async def close(self) -> None:
         """End the process, whatever it is doing: it keeps nothing that would need saving."""
@@ -155,24 +253,34 @@ class EngineClient:
         if not self.dead.is_set():
             self._socket.send(ipc.encode(message))
 
-    def _deliver(self, request_id: str, event: _Event) -> None:
-        # No stream: the request was aborted while this delta was on its way.
-        if (queue := self._streams.get(request_id)) is not None:
-            queue.put_nowait(event)
-
     async def _receive(self) -> None:
         while True:
             message = ipc.decode_from_engine(await self._socket.recv())
             self._last_heard = time.monotonic()
             match message:
+                # Without a stream a request was aborted while this was on its way.
                 case ipc.Update():
+                    self._waiting = message.stats.waiting
                     self._on_stats(message.stats)
                     for delta in message.deltas:
-                        late = delta.finish_reason is FinishReason.TIMEOUT
-                        self._deliver(delta.id, DeadlineError() if late else delta)
+                        if (stream := self._streams.get(delta.id)) is None:
+                            continue
+                        if failure := _FAILURES.get(delta.finish_reason):
+                            stream.on_error(failure())
+                        else:
+                            stream.on_delta(delta)
+                case ipc.Progress() | ipc.Warming():
+                    self._on_loading(message)
+                case ipc.Accepted():
+                    for request_id in message.ids:
+                        if (stream := self._streams.get(request_id)) is not None:
+                            self._pace.began()
+                            stream.on_accepted(request_id)
                 case ipc.Rejected():
-                    kind = QueueFullError if message.queue_full else RequestRejectedError
-                    self._deliver(message.id, kind(message.message))
+                    if message.bound:
+                        self._on_rejection(message.bound)
+                    if (stream := self._streams.get(message.id)) is not None:
+                        stream.on_error(self._rejection(message))
                 case ipc.Loaded():
                     self.info = message
                     self.loaded.set()
@@ -186,14 +294,20 @@ class EngineClient:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.dead.wait(), 0.5)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        hint = ", perhaps out of memory" if code == -signal.SIGKILL else ""
-        self._die(f"the engine process ended with {name}{hint}")
+        if code == -signal.SIGKILL and cgroup.oom_kills() > self._oom_kills:
+            self._die("out of memory: the kernel killed the engine process at its memory limit")
+        self._die(f"the engine process ended with {name}")
 
     def _die(self, reason: str) -> None:
         if self.dead.is_set():
             return
         self.reason = reason
         self.dead.set()
-        for queue in self._streams.values():
-            queue.put_nowait(EngineDeadError(reason))
+        for stream in set(self._streams.values()):
+            stream.on_error(EngineDeadError(reason))
         self._streams.clear()
+
+    def _rejection(self, message: ipc.Rejected) -> QueueFullError | RequestRejectedError:
+        if message.bound:
+            return QueueFullError(message.message, self._pace.seconds(self._waiting))
+        return RequestRejectedError(message.message)

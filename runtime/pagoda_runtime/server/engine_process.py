@@ -63,7 +63,11 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
     from pagoda_runtime.engine.build import build_engine
 
-    core, size, spec = build_engine(config)
+    def tell(loaded: int, total: int) -> None:
+        socket.send(ipc.encode(ipc.Progress(loaded, total)))
+
+    core, size, spec = build_engine(config, tell)
+    socket.send(ipc.encode(ipc.Warming()))
     core.self_test()
     seconds = time.monotonic() - begun
     log.info(
@@ -93,6 +97,7 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
 def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
     """Take every message that has arrived; True if there was one."""
     changed = False
+    accepted: list[str] = []
     while socket.poll(0):
         changed = True
         message = ipc.decode_to_engine(socket.recv())
@@ -101,9 +106,12 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             continue
         try:
             core.add(Request(message.id, message.prompt_ids, message.params, message.arrival))
+            accepted.append(message.id)
         except (ValueError, QueueFullError) as error:
-            full = isinstance(error, QueueFullError)
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), full)))
+            bound = error.bound if isinstance(error, QueueFullError) else ""
+            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), bound)))
+    if accepted:
+        socket.send(ipc.encode(ipc.Accepted(accepted)))
     return changed
 
 

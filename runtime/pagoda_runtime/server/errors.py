@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,32 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from pagoda_runtime.server.engine_client import (
+    DeadlineError,
+    EngineError,
+    OutOfMemoryError,
+    QueueFullError,
+    RequestRejectedError,
+)
+
+# Seconds. openai-python waits by its own rules when told to wait for longer than a minute.
+_RETRY_AFTER = (1.0, 60.0)
+
+
+class ErrorDetail(msgspec.Struct):
+    """What went wrong. param: the field of the request that caused it. code: for programs to read."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every answer that is not a success, and the last event of a stream that failed."""
+
+    error: ErrorDetail
 
 
 class ApiError(Exception):
@@ -30,19 +57,23 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorBody:
         """The JSON form, for a response or for an event of a stream that has begun."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 429:
             kind = "rate_limit_error"
-        return {
-            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        }
+        return ErrorBody(ErrorDetail(self.message, kind, self.param, self.code))
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """400: sending the same request again cannot help."""
     return ApiError(400, message, param=param, code=code)
+
+
+def unsupported(name: str, advice: str = "") -> ApiError:
+    """400: this would change the answer, and cannot be done here."""
+    message = f"{name} is not supported by this server"
+    return bad_request(f"{message}{advice and ': '}{advice}", name, "unsupported_parameter")
 
 
 def unavailable(reason: str, *, retry_after: int, close: bool = False) -> ApiError:
@@ -51,15 +82,35 @@ def unavailable(reason: str, *, retry_after: int, close: bool = False) -> ApiErr
     return ApiError(503, f"this replica is not serving: {reason}", code=reason, headers=headers)
 
 
-def queue_full(reason: str) -> ApiError:
+def queue_full(reason: str, retry_after: float) -> ApiError:
     """429: this replica has enough to do; the same request may be taken later, or elsewhere."""
-    return ApiError(429, reason, code="queue_full", headers={"Retry-After": "1"})
+    lowest, highest = _RETRY_AFTER
+    seconds = max(lowest, min(highest, retry_after))
+    headers = {
+        "Retry-After": str(math.ceil(seconds)),
+        "retry-after-ms": str(math.ceil(1000 * seconds)),
+    }
+    return ApiError(429, reason, code="queue_full", headers=headers)
 
 
 def deadline_exceeded() -> ApiError:
     """504: the answer did not come in the time the client gave; it has no use for another try."""
     message = "the request's deadline passed before its answer was complete"
     return ApiError(504, message, code="deadline_exceeded", headers={"x-should-retry": "false"})
+
+
+def from_engine(error: EngineError) -> ApiError:
+    """What a client is told when the engine did not answer its request."""
+    if isinstance(error, RequestRejectedError):
+        return bad_request(str(error))
+    if isinstance(error, QueueFullError):
+        return queue_full(str(error), error.retry_after)
+    if isinstance(error, OutOfMemoryError):
+        return unavailable("out_of_memory", retry_after=1)
+    if isinstance(error, DeadlineError):
+        return deadline_exceeded()
+    # Its reason is for the log and the probes; the client can only go elsewhere.
+    return unavailable("engine_dead", retry_after=1, close=True)
 
 
 def json_response(

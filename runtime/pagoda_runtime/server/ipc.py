@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pagoda_runtime.engine.output import Delta, Stats
-from pagoda_runtime.engine.request import SamplingParams
+from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True):
@@ -19,7 +19,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True):
 
     id: str
     prompt_ids: list[int]
-    params: SamplingParams
+    params: SamplingParams | PoolingParams
     arrival: float
 
 
@@ -27,6 +27,17 @@ class Abort(msgspec.Struct, tag=True, array_like=True):
     """API → engine: forget these requests."""
 
     ids: list[str]
+
+
+class Progress(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: how far the model is loaded, in bytes of weights."""
+
+    loaded_bytes: int
+    total_bytes: int
+
+
+class Warming(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: the model is loaded; the self-test begins."""
 
 
 class Loaded(msgspec.Struct, tag=True, array_like=True):
@@ -46,12 +57,22 @@ class Update(msgspec.Struct, tag=True, array_like=True):
     stats: Stats
 
 
+class Accepted(msgspec.Struct, tag=True, array_like=True):
+    """Engine → API: these requests are in the queue. Sent before anything else about them, so that
+    a client need not wait for its first token to know that it is served.
+    """
+
+    ids: list[str]
+
+
 class Rejected(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: a request the engine will not run: never, or not now because its queue is full."""
+    """Engine → API: a request the engine will not run: never, or not now because its queue is full;
+    then `bound` names what bounds it.
+    """
 
     id: str
     message: str
-    queue_full: bool = False
+    bound: str = ""
 
 
 class Fatal(msgspec.Struct, tag=True, array_like=True):
@@ -61,7 +82,7 @@ class Fatal(msgspec.Struct, tag=True, array_like=True):
 
 
 ToEngine = Submit | Abort
-FromEngine = Loaded | Update | Rejected | Fatal
+FromEngine = Progress | Warming | Loaded | Accepted | Update | Rejected | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode

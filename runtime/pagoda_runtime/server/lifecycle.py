@@ -9,32 +9,55 @@ import contextlib
 import logging
 import signal
 import socket
-import time
-from collections.abc import Iterator
+import threading
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import uvicorn
-from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 
+from pagoda_runtime import logs
 from pagoda_runtime.config import ConfigError, ServeConfig
 from pagoda_runtime.model.spec import read_spec
-from pagoda_runtime.server.app import Api, application
-from pagoda_runtime.server.chat import TextModel
+from pagoda_runtime.server import ipc, tracing
+from pagoda_runtime.server.access import AccessLog
+from pagoda_runtime.server.api.context import Api
+from pagoda_runtime.server.app import api_routes, application
+from pagoda_runtime.server.auth import ApiKeyGuard, ApiKeys
+from pagoda_runtime.server.connections import ConnectionLimit, allow_files
 from pagoda_runtime.server.engine_client import EngineClient, EngineDeadError
+from pagoda_runtime.server.http import (
+    FAREWELL_SECONDS,
+    HttpServer,
+    ListenError,
+    listen,
+    metrics_route,
+)
 from pagoda_runtime.server.metrics import Metrics
 from pagoda_runtime.server.probes import Probes
+from pagoda_runtime.server.request_id import RequestIdMiddleware, request_id
+from pagoda_runtime.server.startup import StartPhase, Startup
 from pagoda_runtime.server.state import Phase, ReplicaState
+from pagoda_runtime.server.text import TextModel
+from pagoda_runtime.server.tracing import TracingMiddleware
+from pagoda_runtime.server.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 log = logging.getLogger("pagoda.api")
-
-# How long streams get to carry the error of a dead engine, and connections to close at the end.
-_FAREWELL_SECONDS = 1
 
 
 def run(config: ServeConfig) -> int:
     """Serve until told to stop; return the process's exit code."""
+    logs.configure(config.engine.log_level, _log_context)
     return asyncio.run(Lifecycle(config).run())
+
+
+def _log_context() -> dict[str, str]:
+    name = request_id.get()
+    return {"request_id": name} if name else {}
 
 
 class Lifecycle:
@@ -42,42 +65,91 @@ class Lifecycle:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
-        self._begun = time.monotonic()
-        self._state = ReplicaState()
-        metrics = Metrics(config.model_names[0])
-        self._engine = EngineClient(config.engine, metrics.on_stats)
-        tell = partial(write_termination_log, config.termination_log)
-        self._api = Api(self._engine, self._state, metrics, config.model_names)
-        self._probes = Probes(self._engine, self._state, metrics, config.step_timeout, tell)
+        self._metrics = Metrics(
+            config.model_names[0], config.engine, vllm_names=config.metrics_compat == "vllm"
+        )
+        self._state = ReplicaState(self._metrics.on_rejection)
+        self._startup = Startup(self._metrics.on_startup)
+        self._engine = EngineClient(
+            config.engine, self._metrics.on_stats, self._on_loading, self._metrics.on_rejection
+        )
+        self._watchdog = Watchdog(self._engine, config.step_timeout)
+        self._api = Api(config, self._engine, self._state, self._metrics)
         self._stop = asyncio.Event()  # the first SIGTERM
         self._stop_now = asyncio.Event()  # the second one
 
     async def run(self) -> int:
         """Serve; 0 after a drain, 1 if the engine or the start failed."""
+        allow_files(self._config.max_connections)
+        tracer = tracing.provider()
         try:
-            listener = socket.create_server((self._config.host, self._config.port), backlog=2048)
-        except OSError as error:
-            return self._fail(f"cannot listen on {self._config.host}:{self._config.port}: {error}")
-        http = _HttpServer(application(self._api, self._probes))
+            servers = self._servers(tracer)
+        except (ConfigError, ListenError) as error:
+            return self._fail(str(error))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-        serving = asyncio.create_task(http.serve(sockets=[listener]))
-        log.info("listening", extra={"host": self._config.host, "port": listener.getsockname()[1]})
+        serving = [asyncio.create_task(server.run_on(listener)) for server, listener in servers]
         try:
             await self._load()
             await self._first(self._stop)
-            await self._drain()
+            biting = asyncio.create_task(self._watchdog.bite())
+            try:
+                await self._drain()
+            finally:
+                biting.cancel()
             return 0
         except (ConfigError, EngineDeadError) as error:
             self._state.phase = Phase.DEAD
+            self._metrics.ready.set(0)
             # Streams get their error event first.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._state.idle.wait(), _FAREWELL_SECONDS)
+                await asyncio.wait_for(self._state.idle.wait(), FAREWELL_SECONDS)
             return self._fail(str(error))
         finally:
-            http.should_exit = True
-            await serving
+            for server, _ in servers:
+                server.should_exit = True
+            await asyncio.gather(*serving)
             await self._engine.close()
+            if tracer is not None:
+                # Waits for the collector, which may not be there; a daemon, so that nobody waits
+                # for that in turn.
+                sending = threading.Thread(target=tracer.shutdown, daemon=True)
+                sending.start()
+                sending.join(FAREWELL_SECONDS)
+
+    def _servers(self, tracer: TracerProvider | None) -> list[tuple[HttpServer, socket.socket]]:
+        """The API's server and, if it has a port of its own, that of the metrics."""
+        config = self._config
+        tell = partial(write_termination_log, config.termination_log)
+        probes = Probes(self._engine, self._state, self._startup, self._watchdog, tell)
+        routes = [*api_routes(self._api), *probes.routes]
+        metrics = metrics_route(self._metrics)
+        if config.metrics_port is None:
+            routes.append(metrics)
+        app: ASGIApp = application(routes)
+        if tracer is not None:
+            app = TracingMiddleware(app, tracer, config.model_names[0])
+        if config.api_key_file is not None:
+            app = ApiKeyGuard(app, ApiKeys(config.api_key_file))
+        app = ConnectionLimit(app)
+        paths = {route.path for route in routes if isinstance(route, Route | WebSocketRoute)}
+        app = AccessLog(app, self._metrics, paths)
+        servers = [self._server("listening", RequestIdMiddleware(app), config.port)]
+        if config.metrics_port is not None:
+            app = application([metrics])
+            servers.append(self._server("listening for metrics", app, config.metrics_port))
+        return servers
+
+    def _server(self, message: str, app: ASGIApp, port: int) -> tuple[HttpServer, socket.socket]:
+        host = self._config.host
+        listener = listen(host, port)
+        log.info(message, extra={"host": host, "port": listener.getsockname()[1]})
+        return HttpServer(app, self._config), listener
+
+    def _on_loading(self, message: ipc.Progress | ipc.Warming) -> None:
+        self._startup.on_loading(message)
+        if self._startup.phase is StartPhase.SELF_TEST and self._state.phase is Phase.LOADING:
+            self._state.phase = Phase.WARMING
 
     async def _load(self) -> None:
         """Read the tokenizer here while the engine loads the weights over there."""
@@ -90,8 +162,10 @@ class Lifecycle:
         await self._first(self._engine.loaded, self._stop)
         if self._stop.is_set():
             return
+        self._startup.finish()
         self._state.phase = Phase.READY
-        log.info("ready", extra={"seconds": round(time.monotonic() - self._begun, 3)})
+        self._metrics.ready.set(1)
+        log.info("ready", extra={"seconds": round(self._startup.elapsed, 3)})
 
     async def _drain(self) -> None:
         """Go without losing a request: unready first, refuse later, abort what is left at the
@@ -100,13 +174,14 @@ class Lifecycle:
         if self._state.phase is not Phase.READY:
             return
         self._state.phase = Phase.DRAINING
+        self._metrics.ready.set(0)
         log.info("draining", extra={"requests": self._engine.num_active})
         await self._first(self._stop_now, timeout=self._config.drain_delay)
         self._state.phase = Phase.REFUSING
         await self._first(self._stop_now, self._state.idle, timeout=self._config.shutdown_timeout)
         log.info("stopping", extra={"aborted_requests": self._engine.num_active})
         self._engine.abort_all()
-        await self._first(self._state.idle, timeout=_FAREWELL_SECONDS)
+        await self._first(self._state.idle, timeout=FAREWELL_SECONDS)
 
     async def _first(self, *events: asyncio.Event, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Return when one of the events is set or the time is up; EngineDeadError if the engine
@@ -137,26 +212,3 @@ def write_termination_log(path: Path, reason: str) -> None:
     with contextlib.suppress(OSError):
         if path.exists():
             path.write_text(reason[:4096])
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its own idea of signals."""
-
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                # Longer than proxies keep idle connections, so that they close first.
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=_FAREWELL_SECONDS,
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave SIGTERM to the lifecycle."""
-        yield

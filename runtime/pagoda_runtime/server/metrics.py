@@ -1,77 +1,44 @@
 """Prometheus metrics: vLLM's names and meaning under the prefix `pagoda_`, so that dashboards
-carry over.
+carry over; with `--metrics-compat=vllm` also under vLLM's own.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import time
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
+from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.output import Stats
 from pagoda_runtime.engine.request import FinishReason
+from pagoda_runtime.server import buckets
 
-# Seconds. Finer at the low end than vLLM's, whose first inter-token bucket (10 ms) hides a fast
-# engine.
-_FIRST_TOKEN = (
-    0.005,
-    0.01,
-    0.02,
-    0.04,
-    0.08,
-    0.16,
-    0.32,
-    0.64,
-    1.28,
-    2.56,
-    5.12,
-    10.24,
-    20.48,
-    40.96,
-    81.92,
-    163.84,
+PREFIX = "pagoda_"
+# Under vLLM's prefix these would say something vLLM does not.
+_OURS_ONLY = (
+    "pagoda_ready",
+    "pagoda_startup_seconds",
+    "pagoda_step_seconds",
+    "pagoda_kv_blocks_free",
+    "pagoda_kv_blocks_total",
+    "pagoda_http_requests",
+    "pagoda_http_request_duration_seconds",
 )
-_INTER_TOKEN = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.5,
-    0.75,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
-_REQUEST = (
-    0.1,
-    0.3,
-    0.5,
-    0.8,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    5.0,
-    10.0,
-    15.0,
-    20.0,
-    30.0,
-    40.0,
-    50.0,
-    60.0,
-    120.0,
-    240.0,
-    480.0,
-)
+# What vLLM counts in its API server, without the label `engine`.
+_ACROSS_ENGINES = ("pagoda_admission_rejections",)
 
 
 class Metrics:
@@ -79,19 +46,51 @@ class Metrics:
     request ends.
     """
 
-    def __init__(self, model_name: str) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+    def __init__(self, model_name: str, config: EngineConfig, *, vllm_names: bool = False) -> None:
+        # When a series began tells nobody anything here, and would double the page.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
+        self._vllm_names = vllm_names
         self._model_name = model_name
-        self._seen = Stats(0, 0, 0, 1, 0, 0, 0)
+        self._config = config
+        self._seen = Stats(0, 0, 0, 0, 0, 0, 0)
 
+        self.ready = self._gauge("ready", "1 while /readyz answers 200.")
+        self._startup = self._labelled_gauge(
+            "startup_seconds", "Seconds that a phase of the start took, and all of it.", "phase"
+        )
+        self._engine_state()
+        self._engine_work()
+        self._requests()
+        self._http()
+
+    def _engine_state(self) -> None:
         self._running = self._gauge("num_requests_running", "Requests that hold KV blocks.")
         self._waiting = self._gauge("num_requests_waiting", "Requests queued in the engine.")
         self._usage = self._gauge("kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.")
         self._free = self._gauge("kv_blocks_free", "KV blocks nobody holds.")
         self._total = self._gauge("kv_blocks_total", "KV blocks.")
+        self._cache_config = self._labelled_gauge(
+            "cache_config_info",
+            "Always 1; the labels tell how the KV cache is made.",
+            "block_size",
+            "num_gpu_blocks",
+            "enable_prefix_caching",
+        )
+        lora = self._labelled_gauge(
+            "lora_requests_info",
+            "When the labels were last true: adapters that run and wait. There are none yet.",
+            "max_lora",
+            "running_lora_adapters",
+            "waiting_lora_adapters",
+        )
+        lora.labels(self._model_name, "0", "", "").set(time.time())
+
+    def _engine_work(self) -> None:
         self._generated = self._counter(
             "generation_tokens", "Tokens generated, counted per engine step."
         )
@@ -105,37 +104,103 @@ class Metrics:
             "prefix_cache_queries", "Tokens looked up in the prefix cache."
         )
         self._hits = self._counter("prefix_cache_hits", "Tokens found in the prefix cache.")
-        self._finished = Counter(
-            "pagoda_request_success",
-            "Requests that ended, by reason.",
-            ["model_name", "finished_reason"],
-            registry=self.registry,
+        self._step_tokens = self._histogram(
+            "iteration_tokens_total", "Tokens of one engine step.", buckets.STEP_TOKENS
+        )
+        self._step_seconds = self._histogram(
+            "step_seconds", "Length of one engine step.", buckets.STEP
+        )
+
+    def _requests(self) -> None:
+        self._finished = self._labelled_counter(
+            "request_success", "Requests that ended, by reason.", "finished_reason"
         )
         for reason in FinishReason:
-            self._finished.labels(model_name, reason)
-        self.first_token = self._histogram(
-            "time_to_first_token_seconds", "Arrival to first token.", _FIRST_TOKEN
+            self._finished.labels(self._model_name, reason)
+        self._rejected = self._labelled_counter(
+            "admission_rejections", "Requests refused before they were queued.", "reason"
         )
-        self.inter_token = self._histogram(
-            "inter_token_latency_seconds", "Token to next token.", _INTER_TOKEN
+        for refused in ("max_num_queued_reqs", "max_num_queued_tokens", "loading", "draining"):
+            self._rejected.labels(self._model_name, refused)
+        seconds = self._histogram
+        self.first_token = seconds(
+            "time_to_first_token_seconds", "Arrival to first token.", buckets.FIRST_TOKEN
         )
-        self.request = self._histogram(
-            "e2e_request_latency_seconds", "Arrival to end of the answer.", _REQUEST
+        self.inter_token = seconds(
+            "inter_token_latency_seconds", "Token to next token.", buckets.INTER_TOKEN
         )
-        self.queue = self._histogram(
-            "request_queue_time_seconds", "Arrival to first computation.", _REQUEST
+        self.per_token = seconds(
+            "request_time_per_output_token_seconds",
+            "A request's mean time from token to token.",
+            buckets.INTER_TOKEN,
+        )
+        self.request = seconds(
+            "e2e_request_latency_seconds", "Arrival to end of the answer.", buckets.REQUEST
+        )
+        self.queue = seconds(
+            "request_queue_time_seconds", "Arrival to first computation.", buckets.REQUEST
+        )
+        self.prefill = seconds(
+            "request_prefill_time_seconds",
+            "First computation to first token.",
+            buckets.REQUEST,
+        )
+        self.decode = seconds(
+            "request_decode_time_seconds", "First token to last token.", buckets.REQUEST
+        )
+        self.inference = seconds(
+            "request_inference_time_seconds",
+            "First computation to last token.",
+            buckets.REQUEST,
+        )
+        self.prompt_length = seconds(
+            "request_prompt_tokens", "Prompt tokens of a request.", buckets.TOKENS
+        )
+        self.answer_length = seconds(
+            "request_generation_tokens", "Answer tokens of a request.", buckets.TOKENS
+        )
+        self.max_tokens = seconds(
+            "request_params_max_tokens", "max_tokens of a request.", buckets.TOKENS
+        )
+        self.n = seconds("request_params_n", "n of a request.", buckets.N)
+
+    def _http(self) -> None:
+        self._responses = Counter(
+            f"{PREFIX}http_requests",
+            "HTTP answers by method, route and status.",
+            ["method", "handler", "status"],
+            registry=self._registry,
+        )
+        self._durations = Histogram(
+            f"{PREFIX}http_request_duration_seconds",
+            "First byte of a request to last byte of its answer.",
+            ["method", "handler"],
+            registry=self._registry,
+            buckets=buckets.REQUEST,
         )
 
     def on_stats(self, stats: Stats) -> None:
         """Take over the state after an engine step."""
+        if stats.total_blocks != self._seen.total_blocks:
+            self._total.set(stats.total_blocks)
+            config = self._config
+            self._cache_config.labels(
+                self._model_name,
+                config.block_size,
+                stats.total_blocks,
+                config.enable_prefix_caching,
+            ).set(1)
         self._running.set(stats.running)
         self._waiting.set(stats.waiting)
         self._free.set(stats.free_blocks)
-        self._total.set(stats.total_blocks)
         self._usage.set(1.0 - stats.free_blocks / stats.total_blocks)
+        seen, self._seen = self._seen, stats
+        if stats.step_seconds is None:
+            return  # The heartbeat of an idle engine.
         self._generated.inc(stats.generation_tokens)
         self._prompted.inc(stats.prompt_tokens)
-        seen, self._seen = self._seen, stats
+        self._step_tokens.observe(stats.generation_tokens + stats.prompt_tokens)
+        self._step_seconds.observe(stats.step_seconds)
         self._preempted.inc(stats.preemptions_total - seen.preemptions_total)
         self._queries.inc(stats.prefix_cache_queries_total - seen.prefix_cache_queries_total)
         self._hits.inc(stats.prefix_cache_hits_total - seen.prefix_cache_hits_total)
@@ -144,18 +209,62 @@ class Metrics:
         """Count an ended request."""
         self._finished.labels(self._model_name, reason).inc()
 
+    def on_rejection(self, reason: str) -> None:
+        """Count a request that was not admitted."""
+        self._rejected.labels(self._model_name, reason).inc()
+
+    def on_startup(self, phase: str, seconds: float) -> None:
+        """Record how long a phase of the start took."""
+        self._startup.labels(self._model_name, phase).set(seconds)
+
+    def on_response(self, method: str, handler: str, status: int, seconds: float) -> None:
+        """Count an HTTP answer. `method` and `handler` are of a bounded set."""
+        self._responses.labels(method, handler, status).inc()
+        self._durations.labels(method, handler).observe(seconds)
+
+    def page(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        page = generate_latest(self._registry) + generate_latest(self._process)
+        return page + generate_latest(_VllmNames(self._registry)) if self._vllm_names else page
+
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"pagoda_{name}", text, ["model_name"], registry=self.registry).labels(
-            self._model_name
-        )
+        return self._labelled_gauge(name, text).labels(self._model_name)
+
+    def _labelled_gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, ["model_name", *labels], registry=self._registry)
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"pagoda_{name}", text, ["model_name"], registry=self.registry).labels(
-            self._model_name
-        )
+        return self._labelled_counter(name, text).labels(self._model_name)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+    def _labelled_counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, ["model_name", *labels], registry=self._registry)
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
         metric = Histogram(
-            f"pagoda_{name}", text, ["model_name"], registry=self.registry, buckets=buckets
+            PREFIX + name, text, ["model_name"], registry=self._registry, buckets=bounds
         )
         return metric.labels(self._model_name)
+
+
+class _VllmNames(Collector):
+    """What a registry collects, under vLLM's names and with its label `engine`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Collect it."""
+        for metric in self._registry.collect():
+            if metric.name in _OURS_ONLY:
+                continue
+            engine = {} if metric.name in _ACROSS_ENGINES else {"engine": "0"}
+            renamed = Metric(_vllm_name(metric.name), metric.documentation, metric.type)
+            renamed.samples = [
+                s._replace(name=_vllm_name(s.name), labels=s.labels | engine)
+                for s in metric.samples
+            ]
+            yield renamed
+
+
+def _vllm_name(name: str) -> str:
+    return "vllm:" + name.removeprefix(PREFIX)

@@ -1,22 +1,18 @@
-"""What Kubernetes and Prometheus ask: liveness, readiness, metrics."""
+"""What Kubernetes asks: does it live, is it ready, how far is its start?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pagoda_runtime.server.engine_client import EngineClient
 from pagoda_runtime.server.errors import json_response
-from pagoda_runtime.server.metrics import Metrics
-from pagoda_runtime.server.state import ReplicaState
-
-# An engine that said nothing for this long without work in hand hangs: its heartbeat comes every
-# second.
-_IDLE_SILENCE = 60.0
+from pagoda_runtime.server.startup import StartPhase, Startup
+from pagoda_runtime.server.state import Phase, ReplicaState
+from pagoda_runtime.server.watchdog import Watchdog
 
 
 class Probes:
@@ -28,14 +24,14 @@ class Probes:
         self,
         engine: EngineClient,
         state: ReplicaState,
-        metrics: Metrics,
-        step_timeout: float,
+        startup: Startup,
+        watchdog: Watchdog,
         tell: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._state = state
-        self._metrics = metrics
-        self._step_timeout = step_timeout
+        self._startup = startup
+        self._watchdog = watchdog
         self._tell = tell
         self._told_hung = False
 
@@ -45,39 +41,36 @@ class Probes:
         return [
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
+            Route("/startupz", self.startupz),
             Route("/health", self.readyz),
-            Route("/metrics", self.prometheus),
         ]
 
     async def livez(self, request: Request) -> Response:
         """200 while the engine process lives and speaks; while it loads, and says nothing, it
         only has to live.
         """
-        limit = (
-            self._step_timeout
-            if self._engine.num_active
-            else min(_IDLE_SILENCE, self._step_timeout)
-        )
-        silence = self._engine.silence if self._engine.loaded.is_set() else 0.0
         if self._engine.dead.is_set():
             return json_response({"status": "dead", "reason": self._engine.reason}, 503)
-        hung = silence > limit
-        if hung != self._told_hung:
+        hung = self._watchdog.hung
+        if bool(hung) != self._told_hung:
             # Who kills us for this says only that a probe failed; if we live on, it is taken back.
-            self._tell(f"engine hung: silent for {silence:.0f} s" if hung else "")
-            self._told_hung = hung
+            self._tell(hung)
+            self._told_hung = bool(hung)
         if hung:
-            return json_response({"status": "hung", "silence_seconds": round(silence, 1)}, 503)
+            return json_response({"status": "hung", "reason": hung}, 503)
         return json_response({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """200 when requests are welcome, else 503 with the reason."""
+        """200 when requests are welcome, else 503 with the reason; how far it is while loading."""
         reason = self._state.not_ready_reason
-        return json_response(
-            {"status": "ready"} if reason is None else {"reason": reason}, 503 if reason else 200
-        )
+        if reason is None:
+            return json_response({"status": "ready"})
+        is_starting = self._state.phase in (Phase.LOADING, Phase.WARMING)
+        progress = self._startup.progress() if is_starting else {}
+        return json_response({"reason": reason} | progress, 503)
 
-    async def prometheus(self, request: Request) -> Response:
-        """The metrics page."""
-        page = generate_latest(self._metrics.registry)
-        return Response(page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def startupz(self, request: Request) -> Response:
+        """200 once it has started, whatever came later; else 503. Phases and their seconds."""
+        done = self._startup.phase is StartPhase.DONE
+        content = self._startup.progress() | {"phases": self._startup.phases()}
+        return json_response(content, 200 if done else 503)

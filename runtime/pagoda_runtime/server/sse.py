@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.types import Receive, Send
+
+from pagoda_runtime.server.errors import ErrorBody
 
 PING_SECONDS = 15.0
 HEADERS = [
@@ -41,34 +44,55 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def send_events(
-    send: Send, events: AsyncGenerator[dict[str, Any], None], ping_seconds: float = PING_SECONDS
+    send: Send, events: AsyncGenerator[msgspec.Struct, None], ping_seconds: float = PING_SECONDS
 ) -> None:
     """Send each event as `data: JSON`, then `data: [DONE]`.
 
     While nothing happens (a long queue, a long prompt) a comment goes out now and then, which keeps
-    proxies from closing the connection. An event with the key `error` is the last one: no [DONE]
-    follows it.
+    proxies from closing the connection. An ErrorBody is the last event: no [DONE] follows it.
     """
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
     last: bytes = b"data: [DONE]\n\n"
-    pending = asyncio.ensure_future(anext(events, None))
+    pings = _Pings(send, ping_seconds)
     try:
-        while True:
-            done, _ = await asyncio.wait((pending,), timeout=ping_seconds)
-            if not done:
-                await send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
-                continue
-            event = pending.result()
-            if event is None:
-                break
+        async for event in events:
             line = b"data: " + msgspec.json.encode(event) + b"\n\n"
-            if "error" in event:
+            if isinstance(event, ErrorBody):
                 last = line
                 break
             await send({"type": "http.response.body", "body": line, "more_body": True})
-            pending = asyncio.ensure_future(anext(events, None))
+            pings.something_was_sent()
     finally:
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
+        await pings.stop()
         await events.aclose()
     await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+class _Pings:
+    """A task of its own: waiting for each event with a timeout would cost more than sending it."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._last = time.monotonic()
+        self._task = asyncio.create_task(self._run())
+
+    def something_was_sent(self) -> None:
+        """No ping is due before the stream has been silent again."""
+        self._last = time.monotonic()
+
+    async def stop(self) -> None:
+        """No more pings when this returns."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            silent = time.monotonic() - self._last
+            if silent < self._seconds:
+                await asyncio.sleep(self._seconds - silent)
+                continue
+            await self._send(
+                {"type": "http.response.body", "body": b": ping\n\n", "more_body": True}
+            )
+            self.something_was_sent()

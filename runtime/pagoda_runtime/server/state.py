@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
@@ -14,6 +14,7 @@ class Phase(Enum):
     """The life of a replica, in order; any phase can end in DEAD."""
 
     LOADING = "loading"
+    WARMING = "warming"  # The model is loaded; the self-test runs.
     READY = "ready"
     DRAINING = "draining"  # Not ready any more, but whoever has not heard of that is still served.
     REFUSING = "refusing"  # Finishing what is here, taking nothing new.
@@ -23,7 +24,8 @@ class Phase(Enum):
 class ReplicaState:
     """The phase and the number of requests in flight."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_rejection: Callable[[str], None] = lambda reason: None) -> None:
+        self._on_rejection = on_rejection
         self.phase = Phase.LOADING
         self._in_flight = 0
         self.idle = asyncio.Event()
@@ -31,7 +33,7 @@ class ReplicaState:
 
     @property
     def not_ready_reason(self) -> str | None:
-        """None when ready, else loading, draining or engine_dead."""
+        """None when ready, else loading, warming, draining or engine_dead."""
         return {Phase.READY: None, Phase.REFUSING: Phase.DRAINING.value}.get(
             self.phase, self.phase.value
         )
@@ -39,11 +41,13 @@ class ReplicaState:
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Count a request for as long as it is served; ApiError 503 if it cannot be."""
-        if self.phase is Phase.LOADING:
-            raise unavailable("loading", retry_after=2)
-        if self.phase in (Phase.REFUSING, Phase.DEAD):
+        reason = self.not_ready_reason
+        if reason is not None and self.phase is not Phase.DRAINING:
+            self._on_rejection(reason)
+            if self.phase in (Phase.LOADING, Phase.WARMING):
+                raise unavailable(reason, retry_after=2)
             # Closing makes the client's next attempt pick another replica.
-            raise unavailable(self.not_ready_reason or "", retry_after=1, close=True)
+            raise unavailable(reason, retry_after=1, close=True)
         self._in_flight += 1
         self.idle.clear()
         try:

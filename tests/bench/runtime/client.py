@@ -62,19 +62,36 @@ def wave(
     Raises:
         WrongAnswerError: an answer is an error, or has another length.
     """
-    return asyncio.run(_wave(server, prompts, tokens, sampling))
+    return spread([server] * len(prompts), prompts, tokens, sampling)
 
 
-async def _wave(
-    server: Server, prompts: Sequence[Prompt], tokens: int, sampling: Mapping[str, float]
+def spread(
+    servers: Sequence[Server],
+    prompts: Sequence[Prompt],
+    tokens: int,
+    sampling: Mapping[str, float] = GREEDY,
+) -> Wave:
+    """The same, each prompt to its own server."""
+    return asyncio.run(_spread(servers, prompts, tokens, sampling))
+
+
+async def _spread(
+    servers: Sequence[Server], prompts: Sequence[Prompt], tokens: int, sampling: Mapping[str, float]
 ) -> Wave:
     # A connection per request: llama-server closes kept ones now and then.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     timeout = aiohttp.ClientTimeout(total=900)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        bodies = [server.recipe.body(prompt, tokens, sampling) for prompt in prompts]
-        url = f"http://127.0.0.1:{server.port}/v1/completions"
-        return Wave(await asyncio.gather(*(_ask(session, url, body, tokens) for body in bodies)))
+        asked = [
+            _ask(
+                session,
+                f"http://127.0.0.1:{server.port}/v1/completions",
+                server.recipe.body(prompt, tokens, sampling),
+                tokens,
+            )
+            for server, prompt in zip(servers, prompts, strict=True)
+        ]
+        return Wave(await asyncio.gather(*asked))
 
 
 async def _ask(

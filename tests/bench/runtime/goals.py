@@ -63,6 +63,15 @@ GOALS = (
         "pagoda ttft shared prefix",
         5.0,
     ),
+    *(
+        Goal(
+            f"two replicas, {cores} / one with all cores, 1 request each",
+            f"pagoda two replicas, {cores}",
+            "pagoda only replica",
+            0.9,
+        )
+        for cores in ("a core each", "all cores")
+    ),
     Goal("process start to ready", "pagoda start", None, 5.0, 2.0, at_most=True, unit="s"),
     Goal("decode at 1, of the read bandwidth", "pagoda of bandwidth", None, 0.0, 0.9, unit=""),
     Goal("output at 32, of the GEMM bound", "pagoda of gemm", None, 0.0, 0.6, unit=""),

@@ -2,13 +2,16 @@
 
 import random
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from tests.bench.runtime import llama_cpp
-from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, wave
+from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, spread, wave
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.probe import probe
-from tests.bench.runtime.servers import SEQUENCES, SLOW, THREADS, Server
+from tests.bench.runtime.servers import CORES, SEQUENCES, SLOW, THREADS, Server, pinned, recipe
 from tests.bench.runtime.vocabulary import Prompt
 
 PROMPT = 256  # tokens
@@ -59,6 +62,7 @@ class Rounds:
         if "pagoda" in self._servers:
             with self._servers["pagoda"].awake():
                 figures |= self._sampled() | self._shared_prefix()
+            figures |= self._replicas()
         return figures
 
     def _of(self, server: Server, work: Callable[[Server], Figures]) -> Figures:
@@ -119,6 +123,35 @@ class Rounds:
             "pagoda ttft cold": statistics.median(cold),
             "pagoda ttft shared prefix": statistics.median(warm),
         }
+
+    def _replicas(self) -> Figures:
+        """A lone request on each of two replicas, beside one on the only replica: whether replicas
+        on the same cores burn each other's time.
+        """
+        plain = recipe("pagoda", self._model)
+        pairs = {
+            "a core each": [pinned(plain, core) for core in CORES[:2]],
+            "all cores": [plain, plain],
+        }
+        with self._servers["pagoda"].awake():
+            figures = {"pagoda only replica": self._spread([self._servers["pagoda"]])}
+        for name, recipes in pairs.items():
+            with ExitStack() as ends, tempfile.TemporaryDirectory() as logs:
+                replicas = []
+                for i, one in enumerate(recipes):
+                    replica = Server(f"replica {i}", one, Path(logs) / str(i))
+                    ends.callback(replica.stop)
+                    replica.start()
+                    self.warm(replica)
+                    replicas.append(replica)
+                for replica in replicas:
+                    ends.enter_context(replica.awake())
+                figures[f"pagoda two replicas, {name}"] = self._spread(replicas)
+        return figures
+
+    def _spread(self, servers: Sequence[Server]) -> float:
+        waves = [spread(servers, self._prompts(len(servers)), ANSWER) for _ in range(LONE)]
+        return statistics.median(w.rate for w in waves)
 
     def _full_wave(self, server: Server, size: int, sampling: Mapping[str, float]) -> Wave:
         return wave(server, self._prompts(size), ANSWER, sampling)

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from tests.bench.runtime.model import Model
 from tests.bench.runtime.vocabulary import Prompt
 from tests.operator_process import free_port
 
-THREADS = len(os.sched_getaffinity(0))
+CORES = tuple(sorted(os.sched_getaffinity(0)))
+THREADS = len(CORES)
 MAX_MODEL_LEN = 2048
 SEQUENCES = 32  # at once, on every side
 KV_GIB = 2  # of keys and values, on every side that asks
@@ -60,6 +61,11 @@ def recipe(side: str, model: Model) -> Recipe:
     return _RECIPES[side](model)
 
 
+def pinned(recipe: Recipe, core: int) -> Recipe:
+    """The same on one core only."""
+    return replace(recipe, command=["taskset", "--cpu-list", str(core), *recipe.command])
+
+
 def _pagoda(model: Model, *flags: str) -> Recipe:
     command = [sys.executable, "-m", "pagoda_runtime", "serve", "--model", str(model.folder)]
     command += ["--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
@@ -84,7 +90,7 @@ def _vllm(model: Model) -> Recipe:
         "LD_PRELOAD": f"{_TCMALLOC}:{_extras() / 'lib' / 'libiomp5.so'}",
         "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
         # By itself it would leave one core to its HTTP server, half of this machine.
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, CORES)),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }

@@ -167,6 +167,39 @@ def test_download_shows_how_far_it_is(toy: Api):
         server.server_close()
 
 
+class Loading(http.server.BaseHTTPRequestHandler):
+    """Answers as `pagoda-runtime` does while it loads."""
+
+    def do_GET(self) -> None:
+        assert self.path == "/startupz"
+        told = {"phase": "weights", "loaded_bytes": 45 << 20, "total_bytes": 100 << 20}
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(json.dumps(told).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_engine_that_loads_shows_how_far_it_is(toy: Api):
+    address = f"127.9.{os.getpid() % 250}.{1 + os.getpid() // 250 % 250}"  # nobody else's
+    server = http.server.ThreadingHTTPServer((address, 8000), Loading)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        running = {"state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}
+        engine = running | {"started": False}
+        play(toy, engine=engine, podIP=address, podIPs=[{"ip": address}])
+        eventually(
+            lambda: "45 % of 100.0 MiB" in toy.wait_reason("toy", "Loading")["message"], timeout=10
+        )
+        assert toy.condition("toy", "ModelReady")["reason"] == "Loading"
+        play(toy, ready=True, engine=running | {"ready": True, "started": True}, phase="Running")
+        toy.wait_reason("toy", "Ready")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_operator_of_one_namespace_names_only_the_holders_there(api: Api, operator_process):
     """It may not list nodes, so how many GPUs there are it cannot say."""
     limits = {"nvidia.com/gpu": "2"}

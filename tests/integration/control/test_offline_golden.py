@@ -13,7 +13,7 @@ from tests.kube import Api, eventually
 from tests.operator_process import OperatorProcess
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-CHILDREN = "deploy,svc,pdb,sa,ingress,controllerrevision"
+CHILDREN = "deploy,svc,pdb,sa,ingress,hpa,controllerrevision"
 
 
 @pytest.mark.parametrize("example", ["quickstart", "full"])

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ class Server:
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.logs: list[dict[str, Any]] = []
-        self._reader = threading.Thread(target=self._read_logs)
-        self._reader.start()
+        self.reader = threading.Thread(target=self._read_logs)
+        self.reader.start()
         self.http = httpx.Client(timeout=PATIENCE)
 
     def _read_logs(self) -> None:
@@ -119,7 +120,7 @@ class Server:
             os.kill(engine, signal.SIGKILL)
             raise
         finally:
-            self._reader.join()
+            self.reader.join()
             self.http.close()
         assert self.log("not JSON") is None
 
@@ -175,6 +176,52 @@ def start(model: Path) -> Iterator[Callable[..., Server]]:
     yield new
     for server in servers:
         server.close()
+
+
+class MemoryGroup:
+    """A cgroup with little memory, v1 or v2."""
+
+    LIMIT = 900 << 20
+
+    def __init__(self) -> None:
+        version_1 = Path("/sys/fs/cgroup/memory")
+        base = version_1 if version_1.is_dir() else Path("/sys/fs/cgroup")
+        self._home = base
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == ("memory" if version_1.is_dir() else ""):
+                self._home = base / path.lstrip("/")
+        self._folder = base / f"pagoda-test-{os.getpid()}"
+        self._folder.mkdir()
+        limit = "memory.limit_in_bytes" if version_1.is_dir() else "memory.max"
+        (self._folder / limit).write_text(str(self.LIMIT))
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Processes started here belong to the group."""
+        (self._folder / "cgroup.procs").write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            (self._home / "cgroup.procs").write_text(str(os.getpid()))
+
+    def fill(self) -> None:
+        """Have a process in the group ask for more than there is, until the kernel kills one."""
+        program = f"import os; x = os.urandom(1 << 20) * {self.LIMIT >> 20}"
+        with self.inside():
+            hog = subprocess.Popen([sys.executable, "-c", program])
+        hog.wait(PATIENCE)
+
+    def close(self) -> None:
+        eventually(lambda: not (self._folder / "cgroup.procs").read_text(), "all have left")
+        self._folder.rmdir()
+
+
+@pytest.fixture
+def memory_group() -> Iterator[MemoryGroup]:
+    group = MemoryGroup()
+    yield group
+    group.close()
 
 
 @pytest.fixture

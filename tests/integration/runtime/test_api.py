@@ -12,6 +12,7 @@ import pytest
 from tests.integration.runtime.alphabet import ALPHABET
 from tests.integration.runtime.conftest import Server, eventually
 
+TOOLS: Any = [{"type": "function", "function": {"name": "f"}}]
 CHAT: Any = [{"role": "user", "content": "Say it."}]
 
 
@@ -37,6 +38,7 @@ def test_completion(shared: Server) -> None:
         "prompt_tokens": 3,
         "completion_tokens": 4,
         "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 
@@ -195,18 +197,17 @@ def test_openai_raises_what_it_should(shared: Server) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="abc", prompt="a" * 400, max_tokens=1)
     assert long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError) as several:
-        client.completions.create(model="abc", prompt=["a", "b"])
-    assert several.value.param == "prompt"
-    with pytest.raises(openai.BadRequestError) as n:
-        client.chat.completions.create(model="abc", messages=CHAT, n=2, stream=True)
-    assert n.value.param == "n"
+    with pytest.raises(openai.BadRequestError) as tools:
+        client.chat.completions.create(model="abc", messages=CHAT, tools=TOOLS, stream=True)
+    assert tools.value.param == "tools"
+    with pytest.raises(openai.NotFoundError, match="chat/completions"):
+        client.responses.create(model="abc", input="Say it.")
 
 
 def test_unknown_paths_and_methods(shared: Server) -> None:
-    missing = shared.get("/v1/embeddings")
+    missing = shared.get("/v1/nothing")
     assert missing.status_code == 404
-    assert "/v1/embeddings" in error_of(missing)["message"]
+    assert "/v1/nothing" in error_of(missing)["message"]
     method = shared.get("/v1/completions")
     assert method.status_code == 405
     assert method.headers["allow"] == "POST"
@@ -270,7 +271,7 @@ def test_probes_answer_under_load(shared: Server) -> None:
 
 def test_nothing_of_a_prompt_is_logged(shared: Server) -> None:
     shared.complete("SECRETPROMPT", max_tokens=1)
-    shared.complete("SECRETPROMPT", n=2)
+    shared.complete("SECRETPROMPT", tools=[], n="SECRETPROMPT")
     assert "SECRETPROMPT" not in json.dumps(shared.logs)
     finished = [line for line in shared.logs if line["message"] == "request finished"]
     assert finished[-1]["prompt_tokens"] == 12

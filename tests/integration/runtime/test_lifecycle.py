@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.runtime.conftest import Server, alive, eventually
+from tests.integration.runtime.conftest import MemoryGroup, Server, alive, eventually
 
 Start = Callable[..., Server]
 ENDLESS = {"model": "abc", "prompt": "a", "max_tokens": 900, "ignore_eos": True, "stream": True}
@@ -50,10 +51,10 @@ def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
     # The port is open and the probes answer long before the engine has loaded.
     assert server.get("/livez").status_code == 200
     for path in ("/readyz", "/health"):
-        assert (server.get(path).status_code, server.get(path).json()) == (
-            503,
-            {"reason": "loading"},
-        )
+        unready = server.get(path)
+        assert (unready.status_code, unready.json()["reason"]) == (503, "loading")
+        assert unready.json().keys() >= {"phase", "elapsed_seconds"}
+    assert server.get("/startupz").status_code == 503
     assert server.get("/metrics").status_code == 200
     assert server.get("/v1/models").status_code == 503
     early = server.complete("a")
@@ -169,6 +170,64 @@ def test_an_engine_that_hangs_in_a_step_fails_liveness_and_says_so(
     eventually(lambda: server.get("/livez").status_code == 200, "recovered")
     assert reason_file.read_text() == "", "what it dies of later is something else"
     assert running.result()[-1] == "[DONE]"
+
+
+def test_a_hung_engine_that_is_told_to_stop_ends_at_once_with_the_reason(
+    start: Start, tmp_path: Path
+) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    flags = ["--min-step-ms", "20", "--step-timeout", "1", "--termination-log", str(reason_file)]
+    server = start(*flags, "--drain-delay", "300", "--shutdown-timeout", "300").wait_ready()
+    running = stream(server)
+    os.kill(server.engine_pid, signal.SIGSTOP)
+    eventually(lambda: server.get("/livez").status_code == 503, "hung")
+    server.signal(signal.SIGTERM)
+    assert server.wait_exit(5) == 1
+    assert running.result()[-1]["error"]["code"] == "engine_dead"
+    assert reason_file.read_text().startswith("engine hung: silent for ")
+
+
+def test_an_engine_that_hangs_while_draining_ends_it(start: Start, tmp_path: Path) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    flags = ["--min-step-ms", "20", "--step-timeout", "1", "--termination-log", str(reason_file)]
+    server = start(*flags, "--drain-delay", "0", "--shutdown-timeout", "300").wait_ready()
+    running = stream(server)
+    server.signal(signal.SIGTERM)
+    server.wait_log("draining")
+    os.kill(server.engine_pid, signal.SIGSTOP)
+    assert server.wait_exit(10) == 1
+    assert running.result()[-1]["error"]["code"] == "engine_dead"
+    assert reason_file.read_text().startswith("engine hung: silent for ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes cgroups")
+def test_an_engine_killed_at_the_memory_limit_is_told_from_other_kills(
+    start: Start, tmp_path: Path, memory_group: MemoryGroup
+) -> None:
+    reason_file = tmp_path / "termination-log"
+    reason_file.touch()
+    with memory_group.inside():
+        server = start("--termination-log", str(reason_file)).wait_ready()
+    Path(f"/proc/{server.engine_pid}/oom_score_adj").write_text("1000")
+    memory_group.fill()
+    assert server.wait_exit(10) == 1
+    assert reason_file.read_text().startswith("out of memory: the kernel killed the engine")
+
+
+def test_a_step_that_does_not_fit_in_memory_is_computed_in_parts(start: Start) -> None:
+    prompt = "abc" * 300
+    server = start("--execution", "torch", "--max-num-batched-tokens", "1024").wait_ready()
+    size = next(
+        int(line.split()[1]) * 1024
+        for line in Path(f"/proc/{server.engine_pid}/status").read_text().splitlines()
+        if line.startswith("VmSize")
+    )
+    resource.prlimit(server.engine_pid, resource.RLIMIT_AS, (size + (4 << 20), size + (4 << 20)))
+    answer = server.complete(prompt, max_tokens=3, temperature=0)
+    assert answer.json()["choices"][0]["text"] == "def"
+    server.wait_log("step does not fit in memory")
 
 
 @pytest.mark.usefixtures("private_tmp")

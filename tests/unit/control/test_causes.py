@@ -13,6 +13,7 @@ from pagoda.controller.diagnosis.deployment import diagnose_deployment
 from pagoda.controller.diagnosis.gpus import GpuHolder, GpuNode, GpuSurvey
 from pagoda.controller.diagnosis.text import MESSAGE_LIMIT, shorten_tail
 from pagoda.controller.status import observe
+from pagoda.engines.pagoda import start_progress
 
 from tests.builders import crashed, live_deployment, llmd, plan, pod, waiting
 
@@ -24,6 +25,8 @@ GPU = "nvidia.com/gpu"
 CONTAINERD = 'failed to pull and unpack image "r.example/a/b:1": failed to resolve reference "r.example/a/b:1": '
 ANONYMOUS = "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://r.example/token: 401 Unauthorized"
 SHORT_OF = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. no new claims to deallocate, preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."
+
+STARTS = {"name": "engine", "started": False, "state": {"running": {"startedAt": "x"}}}
 
 
 def broken(**status: Any) -> dict[str, Any]:
@@ -364,6 +367,41 @@ def test_next_try_of_a_download_shows_once_it_gets_on():
         assert finding is not None
         assert finding.reason is reason
     assert "62 % of 14.2 GiB" in finding.explain()
+
+
+def test_engine_that_loads_says_how_far_it_is():
+    made = broken(containerStatuses=[STARTS])
+    assert diagnose_pods([made]) is None
+    told = Evidence(loads={UID: "45 % of 2.9 GiB of weights"})
+    finding = diagnose_pods([made], told)
+    assert finding is not None
+    assert finding.reason is reasons.LOADING
+    assert "45 % of 2.9 GiB of weights" in finding.explain()
+    made["status"]["containerStatuses"][0] = STARTS | {"started": True}
+    assert diagnose_pods([made], told) is None, "an answer from before"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"phase": "engine", "elapsed_seconds": 1}, "its process has just started"),
+        (
+            {"phase": "weights", "loaded_bytes": 1395864371, "total_bytes": 3087467520},
+            "45 % of 2.9 GiB of weights",
+        ),
+        ({"phase": "self_test"}, "a first token is being generated"),
+    ],
+)
+def test_start_progress_in_words(answer: dict[str, Any], says: str):
+    assert says in start_progress(answer)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"phase": "x"}, {"phase": "weights"}, {"phase": "weights", "total_bytes": "7"}]
+)
+def test_what_is_no_start_progress_is_none(answer: dict[str, Any]):
+    with pytest.raises(ValueError, match="progress"):
+        start_progress(answer)
 
 
 # --- Pods that their nodes ended ---------------------------------------------------------------

@@ -77,3 +77,13 @@ def test_unscheduled_pods():
 def test_a_fleet_is_not_asked_pod_by_pod():
     pods = [broken(f"toy-{n}", containerStatuses=crashed(1)) for n in range(20)]
     assert len([q for q in questions(pods) if q.kind == "log"]) == PODS_ASKED
+
+
+def test_engine_that_starts_is_asked_how_far_it_is():
+    engine = {"name": "engine", "started": False, "state": {"running": {"startedAt": "x"}}}
+    (asked,) = questions([broken(podIP="10.0.0.1", containerStatuses=[engine])])
+    assert (asked.kind, asked.details) == ("load", {"address": "10.0.0.1"})
+    assert asked.repeat
+    assert "load" not in kinds(broken(containerStatuses=[engine])), "it has no address yet"
+    ready = engine | {"started": True}
+    assert "load" not in kinds(broken(podIP="10.0.0.1", containerStatuses=[ready]))

@@ -235,3 +235,34 @@ def test_secrets_do_not_reach_messages(text):
     assert "***" in shorten(text)
     for secret in ("abcdefgh", "hunter2"):
         assert secret not in shorten(text)
+
+
+RUNS = [{"name": "engine", "started": True, "state": {"running": {"startedAt": "x"}}}]
+
+
+@pytest.mark.parametrize(
+    ("serving", "kwargs", "reason"),
+    [
+        (1, {}, reasons.READY),
+        (0, {"replicas": 0}, reasons.SCALED_TO_ZERO),
+        (0, {"made": plan(suspend=True), "deployment": live_deployment(PLAN)}, reasons.SUSPENDED),
+    ],
+)
+def test_replicas_that_finish_their_requests_are_told(serving, kwargs, reason):
+    staying = [pod(revision=REV)][:serving]
+    draining = [
+        pod(f"gone-{n}", revision=REV, leaving=True, containerStatuses=RUNS) for n in range(2)
+    ]
+    for count, words in ((0, ""), (1, "1 replica is finishing"), (2, "2 replicas are finishing")):
+        status = status_of([*staying, *draining[:count]], **kwargs)
+        assert status["reason"] == reason.name
+        message = condition(status, "Ready")["message"]
+        assert words in message
+        assert ("finishing" in message) == bool(words)
+
+
+def test_what_never_served_has_no_requests_to_finish():
+    starting = RUNS[0] | {"started": False}
+    gone = pod("gone", revision=REV, leaving=True, containerStatuses=[starting])
+    message = condition(status_of([pod(revision=REV), gone]), "Ready")["message"]
+    assert "finishing" not in message

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pagoda_runtime.server.detok import IncrementalDetokenizer, StopStrings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from dev.toy_model import SPECIAL, byte_tokenizer
+from dev.toy_model import SPECIAL, VOCAB_SIZE, byte_tokenizer
 
 REPLACEMENT = "\ufffd"
 BYTES = byte_tokenizer()
@@ -88,6 +88,23 @@ def test_pieces_of_words_and_byte_fallback(text: str, sizes: random.Random) -> N
     assert REPLACEMENT not in "".join(pieces)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=40),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_any_tokens_add_up(ids: list[int], skip: bool, sizes: random.Random) -> None:
+    """Bytes that are no characters, words, special tokens, in any order."""
+    detokenizer = IncrementalDetokenizer(BYTES, skip_special_tokens=skip)
+    got, at = "", 0
+    while at < len(ids):
+        size = sizes.choice((1, 1, 2, 5))
+        got += detokenizer.push(ids[at : at + size])
+        at += size
+    assert got + detokenizer.flush() == BYTES.decode(ids, skip_special_tokens=skip)
+
+
 def test_special_tokens_are_not_text() -> None:
     end = BYTES.token_to_id(SPECIAL[0])
     detokenizer = IncrementalDetokenizer(BYTES, [end, ord("x"), end])
@@ -120,7 +137,8 @@ def test_stop_strings(text: str, stops: list[str], sizes: list[int]) -> None:
     cutter = StopStrings(stops)
     got, at, hit = "", 0, False
     for size in sizes:
-        piece, hit = cutter.push(text[at : at + size])
+        piece, found = cutter.push(text[at : at + size])
+        hit = found is not None
         got += piece
         at += size
         assert expected.startswith(got)
@@ -135,4 +153,10 @@ def test_stop_strings(text: str, stops: list[str], sizes: list[int]) -> None:
     ("text", "sent"), [("hello", "hello"), ("hello\n", "hello"), ("x\nU", "x")]
 )
 def test_only_what_may_become_a_stop_string_waits(text: str, sent: str) -> None:
-    assert StopStrings(["\nUser:"]).push(text) == (sent, False)
+    assert StopStrings(["\nUser:"]).push(text) == (sent, None)
+
+
+def test_a_stop_string_can_be_part_of_the_answer() -> None:
+    cutter = StopStrings(["b", "bc"], include=True)
+    assert cutter.push("ab") == ("ab", "b")
+    assert StopStrings(["cd"], include=True).push("abcde") == ("abcd", "cd")

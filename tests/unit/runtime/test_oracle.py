@@ -4,7 +4,8 @@ and budgets.
 Weights are random and large, so that the best token leads by far more than rounding can move.
 """
 
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.build import build_engine
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.kv_size import block_bytes
-from pagoda_runtime.engine.request import Request, SamplingParams
+from pagoda_runtime.engine.output import Delta
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
+from pagoda_runtime.engine.step import Sampled
 from pagoda_runtime.model.spec import read_spec
 from transformers import (
     LlamaConfig,
@@ -68,7 +71,7 @@ MODELS = {
         )
     ),
     "mistral-window": lambda: MistralForCausalLM(
-        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=19)
+        MistralConfig(**COMMON, num_hidden_layers=2, head_dim=32, sliding_window=29)
     ),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, num_hidden_layers=2)),
     "qwen2-half-windows": lambda: Qwen2ForCausalLM(
@@ -150,7 +153,8 @@ class Oracle:
     path: Path
     prompts: list[list[int]]
     answers: list[list[int]]
-    logprobs: list[torch.Tensor]  # of the first answer token, [vocab]
+    logprobs: list[torch.Tensor]  # of the token after each of the prompt's, [prompt, vocab]
+    hidden: list[torch.Tensor]  # last_hidden_state of the prompt, [prompt, hidden]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -170,7 +174,7 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (text[: case.prompt] + torch.randint(VOCAB, (case.prompt,)).tolist())[: case.prompt]
         for case in CASES
     ]
-    answers, logprobs = [], []
+    answers, logprobs, hidden = [], [], []
     for prompt, case in zip(prompts, CASES, strict=True):
         ids = torch.tensor([prompt])
         # With the mask given, no token of the prompt is taken for padding.
@@ -185,9 +189,12 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         best = torch.cat(out.logits).topk(2, dim=-1).values
         decided = [bool(first - second >= TIE) for first, second in best] + [False]
         answers.append(out.sequences[0, len(prompt) :][: decided.index(False)].tolist())
-        logprobs.append(out.logits[0][0].log_softmax(dim=-1))
+        with torch.no_grad():
+            states = model.model(ids).last_hidden_state[0]
+            logprobs.append(model.lm_head(states).log_softmax(dim=-1))
+        hidden.append(states)
     assert sum(map(len, answers)) > 0.9 * sum(case.answer for case in CASES)
-    return Oracle(path, prompts, answers, logprobs)
+    return Oracle(path, prompts, answers, logprobs, hidden)
 
 
 def engine(path: Path, way: Way) -> EngineCore:
@@ -265,11 +272,74 @@ def test_logprobs_equal_transformers(oracle: Oracle) -> None:
         core.add(Request(str(i), prompt, SamplingParams(max_tokens=1, temperature=0.0, logprobs=5)))
     while core.has_work:
         for delta in core.step()[0]:
-            expected = oracle.logprobs[int(delta.id)]
+            expected = oracle.logprobs[int(delta.id)][-1]
             (sampled,) = delta.logprobs
-            assert sampled.logprob == pytest.approx(float(expected.max()), abs=1e-4)
-            for token, logprob in sampled.top_logprobs:
-                assert logprob == pytest.approx(float(expected[token]), abs=1e-4)
+            assert sampled.token == expected.argmax()
+            check_logprobs(sampled, expected)
+
+
+def check_logprobs(sampled: Sampled, expected: torch.Tensor) -> None:
+    assert sampled.logprob == pytest.approx(float(expected[sampled.token]), abs=1e-4)
+    assert len(sampled.top_logprobs) == 5
+    best = expected.topk(5).values.tolist()
+    for (token, logprob), value in zip(sampled.top_logprobs, best, strict=True):
+        assert logprob == pytest.approx(value, abs=1e-4)
+        assert logprob == pytest.approx(float(expected[token]), abs=1e-4)
+
+
+READERS: dict[str, Callable[[int], SamplingParams | PoolingParams]] = {
+    "answer": lambda _: SamplingParams(max_tokens=40, temperature=0.0),
+    "score": lambda i: SamplingParams(max_tokens=i % 3, temperature=0.0, prompt_logprobs=5),
+    "last": lambda _: PoolingParams("last"),
+    "mean": lambda _: PoolingParams("mean"),
+    "cls": lambda _: PoolingParams("cls"),
+}
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.budget < 256], ids=str)
+def test_what_is_read_of_prompts_equals_transformers(oracle: Oracle, way: Way) -> None:
+    core = engine(oracle.path, way)
+    for kind, params in READERS.items():
+        for i, prompt in enumerate(oracle.prompts):
+            core.add(Request(f"{kind} {i}", prompt, params(i)))
+    first: dict[str, Delta] = {}
+    while core.has_work:
+        for delta in core.step()[0]:
+            first.setdefault(delta.id, delta)
+    assert len(first) == len(READERS) * len(oracle.prompts)
+    assert (core.stats().preemptions_total > 0) == way.tight
+    assert (core.stats().prefix_cache_hits_total > 0) == way.caching
+    for i, prompt in enumerate(oracle.prompts):
+        scores = first[f"score {i}"].prompt_logprobs
+        assert scores[0] is None
+        assert [score.token for score in scores if score] == prompt[1:]
+        for score, expected in zip(scores[1:], oracle.logprobs[i][:-1], strict=True):
+            assert score is not None
+            check_logprobs(score, expected)
+        states = oracle.hidden[i]
+        for kind, state in {"last": states[-1], "mean": states.mean(0), "cls": states[0]}.items():
+            delta = first[f"{kind} {i}"]
+            assert (delta.token_ids, delta.finish_reason) == ([], FinishReason.STOP)
+            assert delta.embedding == pytest.approx(state.tolist(), abs=1e-4)
+
+
+def test_an_answer_cannot_stop_before_min_tokens(oracle: Oracle) -> None:
+    """Each model would say its stop token at once."""
+    core = engine(oracle.path, WAYS[0])
+    stops = {str(i): answer[0] for i, answer in enumerate(oracle.answers)}
+    for i, prompt in enumerate(oracle.prompts):
+        stop = (stops[str(i)],)
+        params = SamplingParams(max_tokens=6, min_tokens=4, temperature=0.0, stop_token_ids=stop)
+        core.add(Request(str(i), prompt, params))
+        core.add(Request(f"{i} at once", prompt, replace(params, min_tokens=0)))
+    answers: dict[str, list[int]] = {}
+    while core.has_work:
+        for delta in core.step()[0]:
+            answers.setdefault(delta.id, []).extend(delta.token_ids)
+    for i, stop in stops.items():
+        assert answers[f"{i} at once"] == [stop]
+        assert len(answers[i]) > 4
+        assert stop not in answers[i][:4]
 
 
 def test_bfloat16_chooses_among_the_best(oracle: Oracle) -> None:
@@ -280,4 +350,4 @@ def test_bfloat16_chooses_among_the_best(oracle: Oracle) -> None:
     while core.has_work:
         chosen |= {int(delta.id): delta.token_ids[0] for delta in core.step()[0] if delta.token_ids}
     for i, logprobs in enumerate(oracle.logprobs):
-        assert logprobs.max() - logprobs[chosen[i]] < 0.25 * logprobs.std()
+        assert logprobs[-1].max() - logprobs[-1, chosen[i]] < 0.25 * logprobs[-1].std()

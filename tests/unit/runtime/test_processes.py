@@ -1,5 +1,5 @@
-"""What each of the two processes loads: the API answers probes at once because it never imports
-torch.
+"""What each of the two processes loads, and what they say to each other: the API answers probes at
+once because it never imports torch.
 """
 
 import json
@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 from pagoda_runtime.logs import JsonFormatter
+from pagoda_runtime.server import ipc
 
 
 @pytest.mark.parametrize("module", ["pagoda_runtime.server.lifecycle", "pagoda_runtime.cli"])
@@ -20,6 +22,22 @@ def test_the_api_process_imports_no_torch(module: str) -> None:
     loaded = set(out.stdout.split())
     assert module in loaded
     assert not loaded & {"torch", "transformers", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(max_tokens=0, prompt_logprobs=2, logit_bias=((3, 0.5),)),
+        PoolingParams("mean", priority=1, deadline=2.5, cache_salt="tenant"),
+    ],
+    ids=["sampling", "pooling"],
+)
+def test_a_request_arrives_as_it_was_sent(params: SamplingParams | PoolingParams) -> None:
+    sent = ipc.Submit("id", [1, 2], params, arrival=0.5)
+    arrived = ipc.decode_to_engine(ipc.encode(sent))
+    assert arrived == sent
+    assert isinstance(arrived, ipc.Submit)
+    assert type(arrived.params) is type(params)
 
 
 def test_a_log_line_is_one_line_of_json() -> None:

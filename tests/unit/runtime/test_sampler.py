@@ -67,6 +67,12 @@ CRITICAL = {0: 1e-9, 1: 10.83, 2: 13.82, 3: 16.27, 99: 148.23}
         ({"min_p": 0.4, "top_p": 0.8}, [4 / 9, 3 / 9, 2 / 9, 0]),
         ({"min_p": 0.4, "top_p": 0.75}, [4 / 7, 3 / 7, 0, 0]),
         ({"logit_bias": ((3, math.log(4)), (0, -100.0))}, [0, 3 / 9, 2 / 9, 4 / 9]),
+        ({"min_tokens": 1, "stop_token_ids": (0, 3, 9)}, [0, 3 / 5, 2 / 5, 0]),
+        (
+            {"min_tokens": 1, "stop_token_ids": (0,), "logit_bias": ((0, 99.0),)},
+            [0, 3 / 6, 2 / 6, 1 / 6],
+        ),
+        ({"min_tokens": 2, "stop_token_ids": (0,), "answer": (1, 1)}, PROBABILITIES),
         ({"temperature": 1e-6}, [1, 0, 0, 0]),
         ({"temperature": 0.0}, [1, 0, 0, 0]),
     ],
@@ -167,3 +173,13 @@ def test_number_of_alternatives(logprobs: int, alternatives: int) -> None:
 def test_no_logprobs_unless_asked_for() -> None:
     (chosen,) = sample(LOGITS[None], [request()])
     assert (chosen.logprob, chosen.top_logprobs) == (None, ())
+
+
+def test_a_given_token_is_scored_as_a_chosen_one_would_be() -> None:
+    rows = torch.stack([LOGITS, LOGITS.flip(0)])
+    first, second = sampler.score(rows, [2, 0], 1)
+    assert (first.token, second.token) == (2, 0)
+    assert first.logprob == pytest.approx(math.log(0.2))
+    assert second.logprob == pytest.approx(math.log(0.1))
+    assert [[t for t, _ in s.top_logprobs] for s in (first, second)] == [[0], [3]]
+    assert sampler.score(rows, [2, 0], 0)[1].top_logprobs == ()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pagoda_runtime.engine.block_pool import BlockPool
-from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import QueueFullError, Scheduler
 from pagoda_runtime.engine.step import Chunk
 
@@ -16,6 +16,10 @@ def request(name: str, prompt: int, answer: int, **params: Any) -> Request:
     """A prompt that begins like no other, so that the prefix cache has no say."""
     options = SamplingParams(max_tokens=answer, stop_token_ids=(EOS,), cache_salt=name)
     return Request(name, [1] * prompt, replace(options, **params))
+
+
+def embedding(name: str, prompt: int, pooling: Any, cache_salt: str = "") -> Request:
+    return Request(name, [1] * prompt, PoolingParams(pooling, cache_salt=cache_salt or name))
 
 
 def scheduler(
@@ -100,6 +104,62 @@ def test_a_prompt_that_needs_every_block_is_admitted() -> None:
     s = scheduler(blocks=8, budget=32)
     s.add(request("whole", 31, 1))
     assert step(s) == [("whole", 0, 31)]
+
+
+def test_without_an_answer_only_a_prompt_that_is_read_is_taken() -> None:
+    s = scheduler(blocks=8, budget=20)
+    scored, pooled = request("scored", 32, 0, prompt_logprobs=0), embedding("pooled", 32, "mean")
+    for r in (scored, pooled):
+        s.add(r)
+        assert step(s) == [(r.id, 0, 20)]
+        assert step(s) == [(r.id, 20, 32)]
+    assert (scored.finish_reason, pooled.finish_reason) == (FinishReason.LENGTH, FinishReason.STOP)
+    assert not s.has_work
+    with pytest.raises(ValueError, match="context length of 32"):
+        s.add(embedding("long", 33, "mean"))
+
+
+@pytest.mark.parametrize(
+    ("reader", "computed"),
+    [
+        ("scores", ("reader", 0, 10)),
+        ("mean", ("reader", 0, 10)),
+        ("cls", ("reader", 0, 10)),
+        ("last", ("reader", 8, 10)),
+    ],
+)
+def test_what_is_read_is_computed_even_if_it_is_cached(
+    reader: str, computed: tuple[str, int, int]
+) -> None:
+    s = scheduler(budget=32)
+    s.add(request("writer", 10, 1, cache_salt="one"))
+    step(s)
+    if reader == "scores":
+        s.add(request("reader", 10, 1, cache_salt="one", prompt_logprobs=0))
+    else:
+        s.add(embedding("reader", 10, reader, cache_salt="one"))
+    assert step(s) == [computed]
+    s.add(request("later", 10, 1, cache_salt="one"))
+    assert step(s) == [("later", 8, 10)]
+
+
+@pytest.mark.parametrize(("caching", "resumes_at"), [(True, 8), (False, 0)])
+def test_after_a_preemption_nothing_is_read_twice(caching: bool, resumes_at: int) -> None:
+    s = scheduler(blocks=8, seqs=2, budget=3, enable_prefix_caching=caching)
+    s.add(request("old", 3, 20))
+    s.add(embedding("reader", 24, "mean"))
+    starts: list[int] = []
+    read: list[int] = []
+    while s.has_work:
+        chunks = s.schedule()
+        for c in chunks:
+            if c.request.id == "reader":
+                starts.append(c.start)
+                read += c.wanted
+        s.update(chunks, {c.request.id: 1 for c in chunks if c.samples})
+    assert s.num_preemptions == 1
+    assert starts[:6] == [0, 2, 4, 6, 8, resumes_at]
+    assert read == list(range(24))
 
 
 def test_end_of_sequence_ends() -> None:

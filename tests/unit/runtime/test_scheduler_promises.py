@@ -1,13 +1,14 @@
-"""What the scheduler promises, for any mix of requests, priorities, aborts, deadlines, shared
-prompts, pool sizes and budgets.
+"""What the scheduler promises, for any mix of answers, scores and embeddings, priorities, aborts,
+deadlines, shared prompts, windows, pool sizes and budgets.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pagoda_runtime.engine.block_pool import BlockPool
-from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
+from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Chunk
 
@@ -16,8 +17,11 @@ EOS = 7
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request. Times count steps; variant and salt decide how much it shares with others."""
+    """One request. Times count steps; variant and salt decide how much it shares with others. It
+    wants an answer, its prompt's log-probabilities with an answer that may be empty, or an embedding.
+    """
 
+    kind: Literal["answer", "scores", "last", "mean", "cls"]
     prompt: int
     answer: int
     variant: int
@@ -30,21 +34,46 @@ class Arrival:
 
     def request(self, name: str, now: int) -> Request:
         common = self.prompt * 2 // 3
-        return Request(
-            name,
-            [1] * common + [1 + self.variant] * (self.prompt - common),
-            SamplingParams(
-                max_tokens=self.answer,
-                stop_token_ids=(EOS,),
-                priority=self.priority,
-                cache_salt=self.salt,
-                deadline=None if self.expires_after is None else now + self.expires_after,
-            ),
-        )
+        prompt = [1] * common + [1 + self.variant] * (self.prompt - common)
+        deadline = None if self.expires_after is None else now + self.expires_after
+        if self.kind in ("answer", "scores"):
+            return Request(
+                name,
+                prompt,
+                SamplingParams(
+                    max_tokens=self.max_tokens(),
+                    prompt_logprobs=3 if self.kind == "scores" else None,
+                    stop_token_ids=(EOS,),
+                    priority=self.priority,
+                    cache_salt=self.salt,
+                    deadline=deadline,
+                ),
+            )
+        params = PoolingParams(self.kind, self.priority, deadline, self.salt)
+        return Request(name, prompt, params)
+
+    def max_tokens(self) -> int:
+        return {"answer": self.answer, "scores": self.answer - 1}.get(self.kind, 0)
+
+    def length(self) -> int:
+        """Answer tokens if nothing comes between."""
+        return min(self.max_tokens(), self.stops_at or self.max_tokens())
+
+    def reads(self) -> list[int]:
+        """Positions of the prompt whose output it wants."""
+        everything = list(range(self.prompt))
+        return {
+            "answer": [],
+            "scores": everything[:-1],
+            "last": everything[-1:],
+            "mean": everything,
+            "cls": everything[:1],
+        }[self.kind]
 
 
 arrivals = st.builds(
     Arrival,
+    kind=st.sampled_from(["answer", "answer", "scores", "last", "mean", "cls"]),
     prompt=st.integers(1, 40),
     answer=st.integers(1, 24),
     variant=st.integers(0, 1),
@@ -58,10 +87,13 @@ arrivals = st.builds(
 
 
 class Memory:
-    """The KV cache of a model whose keys are the whole prefix: reading finds every wrong block."""
+    """The KV cache of a model whose keys are the whole prefix: reading finds every wrong block. A
+    token reads what its window holds.
+    """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, window: int | None) -> None:
         self._size = block_size
+        self._window = window
         self._slots: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
 
     def run(self, chunks: list[Chunk]) -> None:
@@ -69,7 +101,8 @@ class Memory:
             for position in range(chunk.start, chunk.end):
                 self._slots[self._slot(chunk, position)] = self._content(chunk, position)
         for chunk in chunks:
-            for position in range(chunk.end):
+            first = 0 if self._window is None else max(0, chunk.start - self._window + 1)
+            for position in range(first, chunk.end):
                 slot = self._slot(chunk, position)
                 assert self._slots[slot] == self._content(chunk, position)
 
@@ -89,6 +122,7 @@ class Memory:
     seqs=st.integers(1, 6),
     spare_budget=st.integers(0, 20),
     caching=st.booleans(),
+    window=st.none() | st.integers(1, 30),
 )
 def test_promises(
     plan: list[Arrival],
@@ -97,6 +131,7 @@ def test_promises(
     seqs: int,
     spare_budget: int,
     caching: bool,
+    window: int | None,
 ) -> None:
     longest = max(a.prompt + a.answer for a in plan)
     s = Scheduler(
@@ -105,23 +140,29 @@ def test_promises(
         max_num_batched_tokens=seqs + spare_budget,
         max_model_len=longest,
         enable_prefix_caching=caching,
+        window=window,
     )
-    memory = Memory(block_size)
+    memory = Memory(block_size, window)
     requests: list[Request] = []
+    reads: dict[str, list[int]] = {str(i): [] for i in range(len(plan))}
+    read_again = False
     abort_at: dict[int, list[str]] = {}
     clock = 0
 
     def one_step() -> None:
-        nonlocal clock
+        nonlocal clock, read_again
         s.abort(abort_at.pop(clock, []))
         s.expire(clock)
-        check_blocks(s)
+        check_blocks(s, window)
         before = list(s.running)
         chunks = s.schedule()
         check_step(s, chunks, before)
         memory.run(chunks)
+        for c in chunks:
+            reads[c.request.id] += c.wanted
+            read_again |= c.start < c.request.num_read < len(c.request.prompt_ids)
         s.update(chunks, {c.request.id: next_token(plan, c.request) for c in chunks if c.samples})
-        check_blocks(s)
+        check_blocks(s, window)
         clock += 1
 
     for i, a in enumerate(plan):
@@ -140,20 +181,20 @@ def test_promises(
         assert clock <= bound
 
     event(f"preempted: {s.num_preemptions > 0}, found in the cache: {s.kv.prefix_hits > 0}")
+    event(f"preempted while its prompt was read: {read_again}")
     assert s.kv.pool.num_free == s.kv.pool.num_blocks
     for r, a in zip(requests, plan, strict=True):
-        length = min(a.answer, a.stops_at or a.answer)
-        if r.finish_reason is FinishReason.ABORT:
-            assert a.aborted_after is not None
-            assert r.num_outputs < length
-        elif r.finish_reason is FinishReason.TIMEOUT:
-            assert a.expires_after is not None
-            assert r.num_outputs < length
+        length = a.length()
+        if r.finish_reason in (FinishReason.ABORT, FinishReason.TIMEOUT):
+            given_up = a.aborted_after if r.finish_reason is FinishReason.ABORT else a.expires_after
+            assert given_up is not None
+            assert r.num_outputs < max(length, 1)
+            assert reads[r.id] == a.reads()[: len(reads[r.id])]
         else:
             assert r.num_outputs == length
-            assert r.finish_reason is (
-                FinishReason.STOP if a.stops_at == length else FinishReason.LENGTH
-            )
+            stopped = a.stops_at == length or a.kind not in ("answer", "scores")
+            assert r.finish_reason is (FinishReason.STOP if stopped else FinishReason.LENGTH)
+            assert reads[r.id] == a.reads(), "each wanted position is read once, in order"
 
 
 def next_token(plan: list[Arrival], r: Request) -> int:
@@ -181,9 +222,9 @@ def check_step(s: Scheduler, chunks: list[Chunk], before: list[Request]) -> None
     assert all(r.id in scheduled for r in s.running if r.num_pending == 1), "every decode runs"
 
 
-def check_blocks(s: Scheduler) -> None:
+def check_blocks(s: Scheduler, window: int | None) -> None:
     pool = s.kv.pool
-    tables = [r.block_table for r in s.running]
+    tables = [r.block_table[r.num_passed :] for r in s.running]
     for table in tables:
         assert len(table) == len(set(table))
     counts = [sum(block in table for table in tables) for block in range(pool.num_blocks)]
@@ -191,7 +232,10 @@ def check_blocks(s: Scheduler) -> None:
     assert pool.num_free == counts.count(0), "no block is lost"
     for r in s.running:
         # Whatever a request has not shared is its own.
-        assert all(pool.ref_count(block) == 1 for block in r.block_table[r.num_shared :])
+        own = r.block_table[max(r.num_shared, r.num_passed) :]
+        assert all(pool.ref_count(block) == 1 for block in own)
+        seen_from = 0 if window is None else max(0, r.num_computed - window + 1)
+        assert r.num_passed == seen_from // pool.block_size, "what has left the window is free"
     for r in s.waiting:
         assert r.block_table == []
         assert r.num_computed == 0

@@ -125,6 +125,22 @@ def test_default_is_what_full_length_requests_need() -> None:
     assert (size.num_blocks, size.max_model_len) == (4 * 10, 160)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "kills"),
+    [
+        ("sys/fs/cgroup/pod/memory.events", "low 1\noom 5\noom_kill 3\noom_group_kill 0", 3),
+        ("sys/fs/cgroup/pod/memory.oom_control", "under_oom 0\noom_kill 2", 2),
+        ("sys/fs/cgroup/pod/memory.max", "max", 0),
+    ],
+    ids=["v2", "v1", "untold"],
+)
+def test_the_kernel_s_kills_are_counted(tmp_path: Path, file: str, text: str, kills: int) -> None:
+    for name, content in {file: text, "proc/self/cgroup": "0::/pod"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cgroup.oom_kills(tmp_path) == kills
+
+
 def test_default_is_at_most_what_the_memory_leaves() -> None:
     limit = 15 * BLOCK_BYTES * 16  # So little that the least share counts, a sixteenth.
     size = size_kv_cache(config(), spec(), "float32", memory_limit=limit)
@@ -151,7 +167,7 @@ def test_weights_are_counted(
 def test_weights_activations_and_processes_are_taken_from_the_limit() -> None:
     limit = 4 << 30
     room = room_for_cache(config(), spec(), "float32", limit)
-    activations = 4 * (256 * (3 * 16 + 3 * 16 + 4 * 16 + 3 * 24) + 5 * 4 * 32)
+    activations = 4 * (256 * (3 * 16 + 3 * 16 + 4 * 16 + 3 * 24) + 5 * 16 * 32)
     assert room == int(limit * 0.92) - 512 * MIB - 4 * 3248 - activations
     more = replace(config(), max_num_batched_tokens=512)
     assert room - room_for_cache(more, spec(), "float32", limit) == 4 * 256 * 232

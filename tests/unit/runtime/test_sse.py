@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 from pagoda_runtime.server import sse
+from pagoda_runtime.server.errors import ErrorBody, ErrorDetail
+
+ERROR = ErrorBody(ErrorDetail("m", "t", None, None))
+ERROR_LINE = b'data: {"error":{"message":"m","type":"t","param":null,"code":null}}\n\n'
 
 
 class Wire:
@@ -48,13 +52,13 @@ async def test_an_error_is_the_last_event() -> None:
     async def source() -> AsyncGenerator[dict[str, Any], None]:
         try:
             yield {"a": 1}
-            yield {"error": {}}
+            yield ERROR
             yield {"never": 1}
         finally:
             closed.set()
 
     await sse.send_events(wire.send, source())
-    assert wire.body == [b'data: {"a":1}\n\n', b'data: {"error":{}}\n\n']
+    assert wire.body == [b'data: {"a":1}\n\n', ERROR_LINE]
     assert closed.is_set()
 
 

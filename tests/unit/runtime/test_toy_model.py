@@ -7,7 +7,7 @@ import pytest
 from pagoda_runtime.config import EngineConfig
 from pagoda_runtime.engine.build import build_engine
 from pagoda_runtime.engine.request import Request, SamplingParams
-from pagoda_runtime.server.chat import TextModel
+from pagoda_runtime.server.text import TextModel
 
 from dev import toy_model
 

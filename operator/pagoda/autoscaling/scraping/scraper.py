@@ -106,7 +106,8 @@ class Scraper:
                 due, _, replica = heapq.heappop(self._due)
                 self._queue.put_nowait((due, replica))
             # Small bursts, between which queries are answered; a pod may be added at any time.
-            await asyncio.sleep(DISPATCH_SECONDS)
+            wait = self._due[0][0] - now if self._due else self._pace.interval
+            await asyncio.sleep(min(max(wait, DISPATCH_SECONDS), self._pace.interval / 100))
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         while True:

@@ -14,6 +14,7 @@ from pagoda.controller.diagnosis.endings import (
     downloading,
     failed_download,
     hung,
+    loading,
     out_of_memory,
 )
 from pagoda.controller.diagnosis.evidence import NOTHING, Evidence, PodEvent
@@ -24,6 +25,7 @@ from pagoda.controller.diagnosis.scheduling import not_scheduled
 from pagoda.controller.diagnosis.text import same_but_for_numbers, shorten
 from pagoda.controller.diagnosis.views import (
     deployment_condition,
+    is_draining,
     is_leaving,
     is_serving,
     pod_condition,
@@ -61,7 +63,11 @@ def diagnose_pods(pods: Sequence[Object], evidence: Evidence = NOTHING) -> Findi
                 return finding
     if (finding := ended_by_node(pods)) is not None:
         return finding
-    return next((f for pod in staying if (f := downloading(pod, evidence))), None)
+    for policy in (downloading, loading):
+        for pod in staying:
+            if (finding := policy(pod, evidence)) is not None:
+                return finding
+    return None
 
 
 __all__ = [
@@ -72,6 +78,7 @@ __all__ = [
     "deployment_condition",
     "diagnose_deployment",
     "diagnose_pods",
+    "is_draining",
     "is_leaving",
     "is_serving",
     "pod_condition",

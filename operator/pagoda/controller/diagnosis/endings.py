@@ -6,7 +6,7 @@ from pagoda.controller.diagnosis.evidence import Evidence
 from pagoda.controller.diagnosis.finding import Finding
 from pagoda.controller.diagnosis.logs import DISK_FULL, known_cause, last_words
 from pagoda.controller.diagnosis.text import shorten
-from pagoda.controller.diagnosis.views import containers, last_end
+from pagoda.controller.diagnosis.views import containers, is_starting, last_end
 from pagoda.fetch.report import failure
 from pagoda.render.fetch import FETCH_CONTAINER
 from pagoda.render.objects import Object
@@ -101,6 +101,13 @@ def downloading(pod: Object, evidence: Evidence) -> Finding | None:
             detail = evidence.downloads.get(pod["metadata"]["uid"], "it has just begun")
             return Finding(reasons.DOWNLOADING, {"detail": shorten(detail)})
     return None
+
+
+def loading(pod: Object, evidence: Evidence) -> Finding | None:
+    """Find an engine that says how far it has loaded the model."""
+    if (progress := evidence.loads.get(pod["metadata"]["uid"])) is None:
+        return None
+    return Finding(reasons.LOADING, {"detail": shorten(progress)}) if is_starting(pod) else None
 
 
 def often(container: Object) -> str:

@@ -24,6 +24,8 @@ class Evidence:
     events: Mapping[str, tuple[PodEvent, ...]] = field(default_factory=dict)
     downloads: Mapping[str, str] = field(default_factory=dict)
     """How far the download is, in words."""
+    loads: Mapping[str, str] = field(default_factory=dict)
+    """How far the engine's start is, in words."""
     claims: Mapping[str, str] = field(default_factory=dict)
     """Claim → what keeps it from being used, in words."""
     gpus: GpuSurvey | None = None

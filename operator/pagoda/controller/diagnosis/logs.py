@@ -21,7 +21,8 @@ KNOWN: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
         (r"max seq len \(\d+\) is larger than the maximum number", reasons.MODEL_TOO_LARGE),
         (r"larger than the available KV cache memory", reasons.MODEL_TOO_LARGE),
         (r"one request of \d+ tokens needs \d+ bytes of KV cache", reasons.MODEL_TOO_LARGE),
-        # torch on CPU and Python.
+        # Pagoda's runtime (server/engine_client.py); torch on CPU and Python.
+        (r"out of memory: the kernel killed the engine process", reasons.OUT_OF_MEMORY),
         (r"DefaultCPUAllocator: (?:can't allocate|not enough) memory", reasons.OUT_OF_MEMORY),
         (r"(?<!OutOf)MemoryError\b", reasons.OUT_OF_MEMORY),
         (r"Cannot allocate memory", reasons.OUT_OF_MEMORY),

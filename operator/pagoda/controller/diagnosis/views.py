@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from pagoda.render.objects import Object
+from pagoda.render.pod import CONTAINER
 
 ENDED = ("Failed", "Succeeded")
 
@@ -48,6 +49,26 @@ def last_end(container: Object) -> Object | None:
     state, last = container.get("state", {}), container.get("lastState", {})
     end: Object | None = state.get("terminated") or last.get("terminated")
     return end
+
+
+def is_starting(pod: Object) -> bool:
+    """Tell whether the engine runs and has not been ready yet."""
+    return any(
+        c.get("state", {}).get("running") and not c.get("started")
+        for c in pod["status"].get("containerStatuses", ())
+        if c["name"] == CONTAINER
+    )
+
+
+def is_draining(pod: Object) -> bool:
+    """Tell whether the engine has been told to stop, and finishes what it has."""
+    if not pod["metadata"].get("deletionTimestamp"):
+        return False
+    return any(
+        c.get("state", {}).get("running") and c.get("started")
+        for c in pod["status"].get("containerStatuses", ())
+        if c["name"] == CONTAINER
+    )
 
 
 def is_being_made(pod: Object) -> bool:

@@ -232,6 +232,11 @@ def test_an_engine_that_tells_little_is_not_taken_for_idle():
 # --- Pods come and go -------------------------------------------------------------------------
 
 
+def test_a_replica_that_never_had_a_request_is_idle_and_not_unknown():
+    idle = Load(rate=0.0, requests=0.0, running=lambda t: 0.0, kv=0.0)
+    assert values(ask([pod(idle)], target=Target.given(28.0))) == [0.0] * 6
+
+
 def test_a_pod_replaced_under_load_leaves_no_dip():
     for since in range(0, 150, 5):
         now = 300.0 + since

@@ -109,6 +109,7 @@ def native_model(
     block_size: int = 32,
     num_blocks: int = 128,
     max_tokens: int = 1024,
+    logits_rows: int = 16,
     threads: int = 2,
     int8: bool = False,
     instruction_set: InstructionSet = InstructionSet.NONE,
@@ -119,6 +120,7 @@ def native_model(
         block_size=block_size,
         num_blocks=num_blocks,
         max_tokens=max_tokens,
+        logits_rows=logits_rows,
         threads=threads,
         int8=int8,
         instruction_set=instruction_set,
@@ -156,7 +158,7 @@ def step(model: Model, chunks: Sequence[tuple[Stream, int]]) -> Result:
     width = max(len(stream.blocks) for stream, _ in chunks)
     tables = np.zeros((len(chunks), width), np.int32)
     rows = np.zeros(len(chunks), ROW)
-    rows["top_logprobs"] = -1
+    rows["top_logprobs"] = rows["scored"] = -1
     rows["top_p"] = rows["repetition_penalty"] = 1
     tokens: list[int] = []
     history: list[int] = []
@@ -164,7 +166,7 @@ def step(model: Model, chunks: Sequence[tuple[Stream, int]]) -> Result:
     for i, (stream, count) in enumerate(chunks):
         tables[i, : len(stream.blocks)] = stream.blocks
         tokens += stream.tokens[stream.computed : stream.computed + count]
-        rows[i]["chunk"] = i
+        rows[i]["row"] = len(tokens) - 1
         rows[i]["position"] = len(stream.tokens)
         for name, value in stream.params.items():
             if name == "logit_bias":
@@ -186,6 +188,8 @@ def step(model: Model, chunks: Sequence[tuple[Stream, int]]) -> Result:
         history=np.array(history, np.int32),
         bias_tokens=np.array([token for token, _ in biases], np.int32),
         biases=np.array([bias for _, bias in biases], np.float32),
+        pools=np.empty((0, 2), np.int32),
+        sums=np.empty((0, 0)),
     )
     result = model.step(batch, want_logits=True)
     for stream, count in chunks:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.build import build_engine
+from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.request import Request, SamplingParams
-from pagoda_runtime.engine.step import Chunk
+from pagoda_runtime.engine.step import Chunk, Sampled
 from pagoda_runtime.model.spec import read_spec
 from pagoda_runtime.native import library as native_library
 from pagoda_runtime.native import runner, weights
@@ -99,7 +100,8 @@ def test_answers_do_not_depend_on_budget_or_preemption(model_dir: Path, quantiza
 def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
     config = config_of(model_dir)
     _, size, spec = build_engine(config)
-    native = runner.load(config, spec, size)
+    progress = LoadProgress(spec, "bfloat16", lambda loaded, total: None)
+    native = runner.load(config, spec, size, progress)
 
     def chunk(**params: Any) -> Chunk:
         request = Request("r", [5, 6, 7], SamplingParams(max_tokens=9, **params))
@@ -107,8 +109,13 @@ def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
         request.token_ids += [8, 8]
         return Chunk(request, 0, 5)
 
+    def sampled(**params: Any) -> Sampled:
+        (output,) = native.run([chunk(**params)])
+        assert output.sampled is not None
+        return output.sampled
+
     def token(**params: Any) -> int:
-        return native.run([chunk(**params)])["r"].token
+        return sampled(**params).token
 
     best = token(temperature=0.0)
     assert token(temperature=0.0, logit_bias=((11, 99.0),)) == 11
@@ -119,15 +126,19 @@ def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
     assert token(temperature=0.0, logit_bias=lifted, presence_penalty=40.0) == 5
     assert token(temperature=0.0, logit_bias=lifted, frequency_penalty=20.0) == 5
     assert token(temperature=0.0, logit_bias=(*lifted, (9, 50.0)), repetition_penalty=2.0) == 9
+    assert token(temperature=0.0, stop_token_ids=(best,), min_tokens=2) == best  # There are two.
+    assert token(temperature=0.0, stop_token_ids=(best,), min_tokens=3) != best
+    unstoppable = {"logit_bias": ((11, 99.0),), "stop_token_ids": (best, 11), "min_tokens": 3}
+    assert token(temperature=5.0, seed=1, top_k=1, **unstoppable) not in (best, 11)
     assert token(temperature=5.0, seed=1, top_k=1) == best
     assert token(temperature=5.0, seed=1, top_p=1e-9) == best
     assert token(temperature=5.0, seed=1, min_p=1.0) == best
     assert len({token(temperature=5.0, seed=seed) for seed in range(20)}) > 10
     assert token(temperature=5.0, seed=-1) == token(temperature=5.0, seed=2**64 - 1)
 
-    plain = native.run([chunk(temperature=0.0)])["r"]
+    plain = sampled(temperature=0.0)
     assert (plain.logprob, plain.top_logprobs) == (None, ())
-    full = native.run([chunk(temperature=0.0, logprobs=VOCAB)])["r"]
+    full = sampled(temperature=0.0, logprobs=VOCAB)
     assert full.top_logprobs[0] == (best, full.logprob)
     assert math.isclose(sum(math.exp(value) for _, value in full.top_logprobs), 1, abs_tol=1e-5)
 

@@ -53,6 +53,7 @@ void test_interface(int instruction_set, bool int8) {
   config.num_layers = layers, config.num_heads = heads, config.num_kv_heads = kv_heads;
   config.head_dim = head_dim, config.qk_norm = 1, config.int8 = int8;
   config.block_size = 4, config.num_blocks = 20, config.max_tokens = 30, config.threads = 2;
+  config.logits_rows = 2;  // Three rows take turns.
   config.instruction_set = instruction_set, config.norm_eps = 1e-6f;
   const std::vector<float> frequencies = {1, 0.5f, 0.2f, 0.1f, 0.05f, 0.01f};
   const std::vector<int32_t> windows = {0, 6};
@@ -86,20 +87,25 @@ void test_interface(int instruction_set, bool int8) {
   PagodaRow row{};
   row.temperature = 0.8f, row.top_p = 0.9f, row.top_k = 20, row.min_p = 0.01f;
   row.presence_penalty = 0.5f, row.frequency_penalty = 0.5f, row.repetition_penalty = 1.1f;
-  row.top_logprobs = 3, row.answer_begin = 2, row.answer_end = 4, row.bias_end = 1, row.seed = 7;
-  const std::vector<PagodaRow> rows = {row, [&] { auto r = row; return r.chunk = 1, r; }()};
+  row.scored = -1, row.top_logprobs = 3, row.answer_begin = 2, row.answer_end = 4, row.bias_end = 1, row.seed = 7;
+  row.row = 12;
+  std::vector<PagodaRow> rows = {row};
   const std::vector<int32_t> history = {1, 2, 2, 3}, bias_tokens = {5};
   const std::vector<float> biases = {1};
-  std::vector<int32_t> tokens(30), sampled(2), top_tokens(6);
-  std::vector<float> logprobs(2), top_values(6), logits(2 * vocab);
+  std::vector<int32_t> tokens(30), sampled(3), top_tokens(9);
+  std::vector<float> logprobs(3), top_values(9), logits(3 * vocab);
+  std::vector<double> alone_sum(hidden), sums(2 * hidden);
   for (size_t i = 0; i < tokens.size(); i++) tokens[i] = int32_t(i * 37 % vocab);
   PagodaStep step{};
   step.history = history.data(), step.bias_tokens = bias_tokens.data(), step.biases = biases.data();
   step.rows = rows.data(), step.sampled = sampled.data(), step.logprobs = logprobs.data();
   step.max_top_logprobs = 3, step.top_tokens = top_tokens.data(), step.top_values = top_values.data();
   step.logits = logits.data(), step.table_width = 5;
+  std::vector<PagodaPool> pools = {{0, 13}};
+  step.num_pools = 1, step.pools = pools.data(), step.pooled = alone_sum.data();
 
-  // The second request alone, then both in one step.
+  // The second request alone, then both in one step: each chooses a token and adds up its hidden
+  // states, and the second's choice is also scored.
   const std::vector<int32_t> starts = {0, 0}, lengths = {17, 13};
   const std::vector<int32_t> tables = {3, 1, 4, 15, 9, 2, 6, 5, 8, 0};
   step.num_chunks = step.num_rows = 1, step.tokens = tokens.data() + 17;
@@ -107,15 +113,39 @@ void test_interface(int instruction_set, bool int8) {
   CHECK(pagoda_step(model, &step) == 0, "%s", pagoda_error());
   const std::vector<float> alone(logits.begin(), logits.begin() + vocab);
   const int token = sampled[0];
-  step.num_chunks = step.num_rows = 2, step.tokens = tokens.data();
+  const float logprob = logprobs[0];
+  rows.assign(3, row), pools = {{0, 17}, {17, 30}};
+  rows[0].row = 16, rows[1].row = rows[2].row = 29, rows[2].scored = token;
+  step.rows = rows.data(), step.pools = pools.data(), step.pooled = sums.data();
+  step.num_chunks = step.num_pools = 2, step.num_rows = 3, step.tokens = tokens.data();
   step.starts = starts.data(), step.lengths = lengths.data(), step.block_tables = tables.data();
   CHECK(pagoda_step(model, &step) == 0, "%s", pagoda_error());
   CHECK(std::equal(alone.begin(), alone.end(), logits.begin() + vocab), "other bits in company");
   CHECK(sampled[1] == token && token >= 0 && token < vocab, "%d is not %d", sampled[1], token);
 
+  CHECK(sampled[2] == token && logprobs[1] == logprob && logprobs[2] == logprob,
+        "%d at %f and %f was %d at %f", sampled[2], logprobs[1], logprobs[2], token, logprob);
+  CHECK(std::equal(top_values.begin() + 3, top_values.begin() + 6, top_values.begin() + 6),
+        "other alternatives when scored");
+  CHECK(std::equal(alone_sum.begin(), alone_sum.end(), sums.begin() + hidden),
+        "other hidden states in company");
+  CHECK(alone_sum[0] != 0, "no hidden states");
+
+  auto refused = [&](const char* reason) {
+    CHECK(pagoda_step(model, &step) != 0, "taken, but: %s", reason);
+    CHECK(std::strstr(pagoda_error(), reason) != nullptr, "%s", pagoda_error());
+  };
+  for (PagodaPool pool : {PagodaPool{16, 30}, PagodaPool{17, 31}, PagodaPool{18, 17}}) {
+    std::swap(pools[1], pool);
+    refused("pools overlap");
+    std::swap(pools[1], pool);
+  }
+  for (int index : {-1, 30}) rows[2].row = index, refused("a row that is not there");
+  rows[2].row = 29;
+  for (int scored : {-2, vocab}) rows[2].scored = scored, refused("scored token");
+  rows[2].scored = token;
   tokens[3] = vocab;
-  CHECK(pagoda_step(model, &step) != 0, "a token outside the vocabulary was taken");
-  CHECK(std::strstr(pagoda_error(), "vocabulary") != nullptr, "%s", pagoda_error());
+  refused("a token is not in the vocabulary");
   pagoda_destroy(model);
 }
 
@@ -123,7 +153,7 @@ void test_refusals() {
   PagodaConfig good{};
   good.vocab_size = good.hidden_size = good.intermediate_size = good.num_layers = 8;
   good.num_heads = 4, good.num_kv_heads = 2, good.head_dim = 8, good.block_size = 4;
-  good.num_blocks = good.max_tokens = good.threads = 1;
+  good.num_blocks = good.max_tokens = good.logits_rows = good.threads = 1;
   const std::vector<float> frequencies(4);
   const std::vector<int32_t> windows(8);
   auto refused = [&](auto&& change) {

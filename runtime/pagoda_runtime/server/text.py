@@ -52,27 +52,49 @@ class TextModel:
         self._special = {
             name: _token(config.get(name)) for name in ("bos_token", "eos_token", "pad_token")
         }
-        self._template = _compile(_template_source(model_dir, config))
+        source = _template_source(model_dir, config)
+        self._template = _compile(source)
+        # OpenAI's newer name for the system role; few templates have it.
+        self._knows_developer = "developer" in (source or "")
         self.eos_token_ids = self._eos(generation, _read_json(model_dir / "config.json"))
         self.defaults = _defaults(generation)
+        self.matryoshka_dimensions = _matryoshka(_read_json(model_dir / "config.json"))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Text to token ids."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt for these messages, ending where the assistant's turn begins."""
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt for these messages: up to where the assistant's turn begins, or, to continue it,
+        up to the end of the last message's content. `variables` are more names for the template.
+        """
         if self._template is None:
             raise ChatTemplateError("this model has no chat template: use /v1/completions")
+        if not self._knows_developer:
+            messages = [
+                {**m, "role": "system"} if m["role"] == "developer" else m for m in messages
+            ]
+        names = {
+            **(variables or {}),
+            **self._special,
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+        }
         try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special
-            )
-        except (TemplateError, TypeError, ValueError) as error:
+            prompt = self._template.render(names)
+        except Exception as error:  # A program that came with the model: it may raise anything.
             raise ChatTemplateError(
                 f"the model's chat template refused the messages: {error}"
             ) from error
+        return _up_to_content(prompt, messages) if continue_final_message else prompt
 
     def _eos(self, generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
         ids = generation.get("eos_token_id", config.get("eos_token_id"))
@@ -81,6 +103,15 @@ class TextModel:
         if ids is None:
             return ()
         return tuple(ids) if isinstance(ids, list) else (ids,)
+
+
+def _up_to_content(prompt: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    # Templates add an end of turn after the content, and many strip spaces around it.
+    content = str(messages[-1]["content"]).strip()
+    at = prompt.rfind(content)
+    if not content or at < 0:
+        raise ChatTemplateError("the last message has no content that could be continued")
+    return prompt[: at + len(content)]
 
 
 def _defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
@@ -92,6 +123,13 @@ def _defaults(generation: Mapping[str, Any]) -> SamplingDefaults:
         top_p=float(generation.get("top_p", 1.0)),
         top_k=int(generation.get("top_k", 0)),
     )
+
+
+def _matryoshka(config: Mapping[str, Any]) -> Sequence[int]:
+    """The lengths to which the model's embeddings may be cut, as its config.json says it."""
+    if (listed := config.get("matryoshka_dimensions")) is not None:
+        return [int(length) for length in listed]
+    return range(1, int(config["hidden_size"]) + 1) if config.get("is_matryoshka") else ()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

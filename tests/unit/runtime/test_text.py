@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pagoda_runtime.config import ConfigError
-from pagoda_runtime.server.chat import ChatTemplateError, SamplingDefaults, TextModel
+from pagoda_runtime.server.text import ChatTemplateError, SamplingDefaults, TextModel
 
 from dev.toy_model import END, TEMPLATE, byte_tokenizer
 
@@ -26,6 +26,48 @@ def template(path: Path, source: str, **config: Any) -> TextModel:
 
 def test_rendering(tmp_path: Path) -> None:
     assert template(tmp_path, TEMPLATE).render_chat(USER) == "<|user|>hi<|end|><|assistant|>"
+
+
+def test_continuing_the_last_message(tmp_path: Path) -> None:
+    model = template(tmp_path, TEMPLATE)
+    chat = [*USER, {"role": "assistant", "content": " half a "}]
+    assert model.render_chat(chat, continue_final_message=True) == (
+        "<|user|>hi<|end|><|assistant|> half a"
+    )
+    assert model.render_chat(USER, add_generation_prompt=False) == "<|user|>hi<|end|>"
+    for content in ("", " "):
+        with pytest.raises(ChatTemplateError, match="no content"):
+            model.render_chat([{"role": "user", "content": content}], continue_final_message=True)
+
+
+def test_developers_are_system_unless_the_template_knows_them(tmp_path: Path) -> None:
+    chat = [{"role": "developer", "content": "x"}]
+    assert template(tmp_path, TEMPLATE).render_chat(chat) == "<|system|>x<|end|><|assistant|>"
+    knows = template(tmp_path, "{% if messages[0].role == 'developer' %}yes{% endif %}")
+    assert knows.render_chat(chat) == "yes"
+
+
+def test_variables_are_the_templates_but_not_its_own_names(tmp_path: Path) -> None:
+    model = template(tmp_path, "{{ enable_thinking }}{{ messages | length }}")
+    assert model.render_chat(USER, variables={"enable_thinking": False, "messages": []}) == "False1"
+
+
+@pytest.mark.parametrize("source", ["{{ 1 / 0 }}", "{{ messages[0].x.y }}", "{{ loop(1) }}"])
+def test_whatever_a_template_raises_is_about_the_messages(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="refused the messages"):
+        template(tmp_path, source).render_chat(USER)
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed"),
+    [
+        ({}, []),
+        ({"matryoshka_dimensions": [8, 16], "is_matryoshka": True}, [8, 16]),
+        ({"is_matryoshka": True, "hidden_size": 3}, [1, 2, 3]),
+    ],
+)
+def test_lengths_of_embeddings(tmp_path: Path, config: dict[str, Any], allowed: list[int]) -> None:
+    assert list(text_model(tmp_path, config=config).matryoshka_dimensions) == allowed
 
 
 def test_a_file_of_its_own_wins(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""Asks the metrics server, through the API server, what it knows of all LLMDeployments at once.
+
+Only the leader asks, as only it writes statuses. A change that status would show brings the
+LLMDeployment into the queue; moving numbers alone do not.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pagoda.api.autoscaling import Capacity
+from pagoda.autoscaling.capacity import LearnedCapacity
+from pagoda.controller.cache import ObjectCache
+from pagoda.controller.queue import Key
+from pagoda.controller.scaling import NO_SIGNALS, Signals, Source
+from pagoda.kube.client import KubeClient
+from pagoda.kube.errors import KubeError, NotFoundError, TransientError
+from pagoda.kube.resources import API_SERVICE, SIGNALS
+from pagoda.render.objects import MANAGED_BY, MANAGED_BY_LABEL, Object
+
+log = logging.getLogger(__name__)
+
+# The tokens per second in status move when they differ by so much, and no oftener than that.
+TOLD_SHARE = 0.1
+TOLD_SECONDS = 30.0
+
+
+@dataclass
+class _Told:
+    """What status was given last, and what is learned for it."""
+
+    signals: Signals
+    learned: LearnedCapacity
+    served_at: float = -TOLD_SECONDS
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the metrics server says of one LLMDeployment."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    saturated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By revision and pod: tokens/s of replicas that had more to do than they could."""
+
+
+class SignalSource:
+    """The latest signals of every LLMDeployment that is autoscaled."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: ObjectCache,
+        on_news: Callable[[Key], None],
+        *,
+        period: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            client: access to the API server.
+            cache: tells which LLMDeployments are autoscaled.
+            on_news: called with an LLMDeployment whose status will be another.
+            period: seconds between two looks.
+            clock: seconds since 1970.
+        """
+        self._client = client
+        self._cache = cache
+        self._on_news = on_news
+        self._period = period
+        self._clock = clock
+        self._told: dict[Key, _Told] = {}
+
+    def of(self, key: Key) -> Signals:
+        """Give the latest signals."""
+        told = self._told.get(key)
+        return NO_SIGNALS if told is None else told.signals
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            await asyncio.sleep(self._period)
+            await self.look()
+
+    async def look(self) -> None:
+        """Ask once."""
+        scaled = {key for key in self._cache.parents() if self._is_autoscaled(key)}
+        for key in self._told.keys() - scaled:
+            del self._told[key]
+        if not scaled:
+            return
+        try:
+            found = _by_key(await self._client.get(SIGNALS, None, ""))
+        except KubeError as error:
+            source, detail = await self._why(error)
+            for key in scaled:
+                last = self._last(key)
+                failed = replace(last.signals, source=source, detail=detail, values={})
+                self._tell(key, last, failed)
+            return
+        for key in scaled:
+            self._take(key, found.get(key, _Look()))
+
+    def _is_autoscaled(self, key: Key) -> bool:
+        parent = self._cache.parent(key)
+        return parent is not None and bool(parent["spec"].get("autoscaling"))
+
+    def _take(self, key: Key, look: _Look) -> None:
+        last, now = self._last(key), self._clock()
+        served, rate = last.signals.served, look.values.get("served_tokens_per_second")
+        new = None if rate is None else round(rate)
+        if now - last.served_at >= TOLD_SECONDS and _differs(served, new):
+            served, last.served_at = new, now
+        status = self._status(key)
+        revision = status.get("revision", "")
+        last.learned.observe(revision, look.saturated.get(revision, {}), now)
+        known = last.learned.to_status()
+        capacity = Capacity.model_validate(known) if known else None
+        self._tell(key, last, Signals("Serving", "", look.values, served, capacity))
+
+    def _tell(self, key: Key, last: _Told, new: Signals) -> None:
+        old, last.signals = last.signals, new
+        if replace(new, values={}) != replace(old, values={}) or self._is_shadow(key):
+            self._on_news(key)
+
+    def _last(self, key: Key) -> _Told:
+        """A new leader goes on from the status, or it would write what has hardly changed."""
+        if (told := self._told.get(key)) is None:
+            status = self._status(key)
+            known = (status.get("autoscaling") or {}).get("capacity")
+            told = self._told[key] = _Told(
+                Signals(
+                    served=status.get("tokensPerSecond"),
+                    capacity=Capacity.model_validate(known) if known else None,
+                ),
+                LearnedCapacity.from_status(known),
+            )
+        return told
+
+    def _status(self, key: Key) -> Object:
+        status: Object = (self._cache.parent(key) or {}).get("status") or {}
+        return status
+
+    def _is_shadow(self, key: Key) -> bool:
+        """Tell whether status itself says what each new value asks for."""
+        parent = self._cache.parent(key)
+        return parent is not None and parent["spec"]["autoscaling"].get("mode") == "Shadow"
+
+    async def _why(self, error: KubeError) -> tuple[Source, str]:
+        """Find out why nobody answers: nobody is there, or somebody else."""
+        try:
+            services = await self._client.list(API_SERVICE)
+        except KubeError:
+            return "Failing", error.message
+        of_group = [s for s in services if s["spec"].get("group") == SIGNALS.group]
+        if strangers := [s["metadata"]["name"] for s in of_group if not _is_ours(s)]:
+            return "Foreign", ", ".join(sorted(strangers))
+        if isinstance(error, NotFoundError) or not of_group:
+            return "Missing", ""
+        return "Failing", error.message
+
+
+def _is_ours(service: Object) -> bool:
+    return bool(service["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == MANAGED_BY)
+
+
+def _by_key(answer: Object) -> dict[Key, _Look]:
+    """Read the metrics server's answer.
+
+    Raises:
+        TransientError: it is none; perhaps another server's.
+    """
+    try:
+        return {Key(item["namespace"], item["name"]): _look(item) for item in answer["items"]}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TransientError(200, "NotSignals", f"not an answer of Pagoda's: {error!r}") from error
+
+
+def _look(item: Object) -> _Look:
+    signals = item["signals"].items()
+    saturated: dict[str, dict[str, float]] = {}
+    for pod in item["saturated"]:
+        saturated.setdefault(pod["revision"], {})[pod["pod"]] = float(pod["tokensPerSecond"])
+    return _Look({k: float(v["value"]) for k, v in signals if v["value"] is not None}, saturated)
+
+
+def _differs(old: int | None, new: int | None) -> bool:
+    if old is None or new is None:
+        return old is not new
+    return abs(new - old) > TOLD_SHARE * old

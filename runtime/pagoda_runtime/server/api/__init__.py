@@ -1,0 +1,1 @@
+"""OpenAI's endpoints: what each reads, refuses and answers."""

@@ -1,0 +1,101 @@
+"""Limits of connections: how many there may be, and how long one may take to say what it wants.
+
+uvicorn's own limit answers everybody with 503, probes too, which would have the kubelet restart a
+server for being popular; and it waits for ever for a request's head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from pagoda_runtime.server.auth import OPEN_PATHS, refuse
+from pagoda_runtime.server.errors import unavailable
+
+HEAD_SECONDS = 10.0
+# Connections above the limit that are kept, to be told that they are too many and to let the
+# kubelet in. Those above are closed unheard.
+RESERVE = 64
+# Files, sockets and pipes of the process itself.
+_OTHER_FILES = 128
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_EXCESS = "pagoda.excess_connection"
+
+
+def protocol(max_connections: int) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol with both limits."""
+
+    class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        app_state: dict[str, Any]
+        _head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            count = len(self.connections)
+            if count > max_connections + RESERVE:
+                transport.abort()
+            elif count > max_connections:
+                self.app_state = self.app_state | {_EXCESS: True}
+            self._time_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._time_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._stop_timer()  # An idle connection has uvicorn's keep-alive timer.
+
+        def _time_head(self) -> None:
+            """Let the timer run while a request's head is awaited; bytes of it do not reset it."""
+            in_request = self.cycle is not None and not self.cycle.response_complete
+            is_upgraded = self.transport.get_protocol() is not self
+            if in_request or is_upgraded or self.transport.is_closing():
+                self._stop_timer()
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+        def _stop_timer(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _too_slow(self) -> None:
+            self.transport.write(_TOO_SLOW)
+            self.transport.close()
+
+    return LimitedProtocol
+
+
+class ConnectionLimit:
+    """ASGI middleware: who comes over a connection above the limit gets 503; probes are answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, or refuse."""
+        state: dict[str, Any] = scope.get("state", {})
+        if _EXCESS not in state or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        error = unavailable("too_many_connections", retry_after=1, close=True)
+        await refuse(scope, receive, send, error)
+
+
+def allow_files(max_connections: int) -> None:
+    """Raise this process's limit of open files to what its connections need, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + RESERVE + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
