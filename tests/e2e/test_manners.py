@@ -59,6 +59,16 @@ def pod(api: Api) -> Object:
 def ready(api: Api) -> None:
     api.kubectl("wait", "--for=condition=Ready", "llmd/toy", f"--timeout={START_TIMEOUT:.0f}s")
 
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{service_url(api)}/livez", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    # A connection begun before kube-proxy knows the endpoint stays without one: the kernel remembers.
+    eventually(answers, timeout=60)
+
 
 class Stream:
     """A streamed answer of some seconds, read beside the test."""

@@ -67,7 +67,7 @@ def kv_blocks(http: httpx.Client, base: str) -> tuple[float, float]:
 
 def test_table_reads_one_of_one(toy: Api):
     header, row = (line.split() for line in toy.kubectl("get", "llmd", "toy").stdout.splitlines())
-    assert header == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "AGE"]
+    assert header == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "TOK/S", "AGE"]
     assert row[:5] == ["toy", "toy", "pagoda", "1/1", "Ready"]
 
 
@@ -135,7 +135,7 @@ def test_killed_operators_come_back_and_write_nothing(toy: Api):
         timeout=60,
     )
     assert record.writes() == ["patch services toy"]
-    assert OPERATOR in system.list("deployments")[0]["metadata"]["name"]
+    assert any(OPERATOR in found["metadata"]["name"] for found in system.list("deployments"))
 
 
 def test_change_under_load_loses_no_request(toy: Api):
