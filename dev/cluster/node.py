@@ -134,6 +134,8 @@ def _load_own_images(state: State) -> str:
 
 
 def _is_ready(node: dict[str, Any]) -> bool:
+    if node.get("kind") != "Node":  # a Status: it has not registered yet
+        return False
     conditions = node.get("status", {}).get("conditions", [])
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
