@@ -92,15 +92,26 @@ def _operator_flags(parser: argparse.ArgumentParser) -> None:
         ("lease-renew-deadline-seconds", "7", "the leader writes only this long after a renewal"),
         ("lease-retry-seconds", "1.5", "time between tries for the Lease"),
     ):
-        variable = flag.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{flag}",
-            type=float,
-            default=float(_env(variable, default)),
-            metavar="S",
-            help=text + " (default: %(default)s)",
-        )
+        _setting(parser, flag, default, text, float, "S")
     _log_level(parser)
+
+
+def _setting(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    default: str,
+    text: str,
+    kind: type,
+    metavar: str | None,
+) -> None:
+    """Add a flag whose default an environment variable may set."""
+    parser.add_argument(
+        f"--{flag}",
+        type=kind,
+        default=kind(_env(flag.upper().replace("-", "_"), default)),
+        metavar=metavar,
+        help=text + " (default: %(default)s)",
+    )
 
 
 def _log_level(parser: argparse.ArgumentParser) -> None:
@@ -119,24 +130,14 @@ def _metrics_server_flags(parser: argparse.ArgumentParser) -> None:
         ("owner", "pagoda-metrics-server", "ClusterRole that the APIService goes with"),
         ("host", "", "address to listen on; none: all"),
     ):
-        variable = flag.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{flag}", default=_env(variable, default), help=text + " (default: %(default)s)"
-        )
+        _setting(parser, flag, default, text, str, None)
     for flag, default, text in (
         ("service-port", "443", "the Service's port"),
         ("port", "8443", "port to listen on"),
         ("metrics-port", "9090", "port of this server's own metrics"),
         ("scrape-concurrency", "64", "engine pods asked at the same time"),
     ):
-        variable = flag.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{flag}",
-            type=int,
-            default=int(_env(variable, default)),
-            metavar="N",
-            help=text + " (default: %(default)s)",
-        )
+        _setting(parser, flag, default, text, int, "N")
     for flag, default, text in (
         ("scrape-seconds", "5", "how often an engine pod is asked"),
         ("scrape-timeout-seconds", "2", "how long it may take to answer"),
@@ -146,14 +147,7 @@ def _metrics_server_flags(parser: argparse.ArgumentParser) -> None:
         ("settle-seconds", "300", "a new authority is published so long before it is used"),
         ("drain-seconds", "5", "a stopping server still answers so long"),
     ):
-        variable = flag.upper().replace("-", "_")
-        parser.add_argument(
-            f"--{flag}",
-            type=float,
-            default=float(_env(variable, default)),
-            metavar="S",
-            help=text + " (default: %(default)s)",
-        )
+        _setting(parser, flag, default, text, float, "S")
     _log_level(parser)
 
 

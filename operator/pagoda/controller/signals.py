@@ -5,7 +5,6 @@ LLMDeployment into the queue; moving numbers alone do not.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,6 @@ from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError, NotFoundError, TransientError
 from pagoda.kube.resources import API_SERVICE, SIGNALS
 from pagoda.render.objects import MANAGED_BY, MANAGED_BY_LABEL, Object
-
-log = logging.getLogger(__name__)
 
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
