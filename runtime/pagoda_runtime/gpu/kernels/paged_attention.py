@@ -180,22 +180,18 @@ def _join(
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory of the splits: sums [rows, heads, splits, head_dim] and, for each, its maximum and its
-    weight [rows, heads, splits, 2]; float32.
+    """Memory of the splits, for so many rows times heads times splits: sums [cells, head_dim] and,
+    for each, its maximum and its weight [cells, 2]; float32.
     """
 
     partial: Tensor
     marks: Tensor
 
     @classmethod
-    def allocate(
-        cls, rows: int, heads: int, splits: int, head_dim: int, device: torch.device
-    ) -> Scratch:
-        """Make it, for at most so many rows and splits."""
-        return cls(
-            torch.empty((rows, heads, splits, head_dim), device=device),
-            torch.empty((rows, heads, splits, 2), device=device),
-        )
+    def allocate(cls, cells: int, head_dim: int, device: torch.device) -> Scratch:
+        """Make it for at most so many cells."""
+        partial = torch.empty((cells, head_dim), device=device)
+        return cls(partial, torch.empty((cells, 2), device=device))
 
 
 def paged_attention(
@@ -225,7 +221,7 @@ def paged_attention(
         window: positions that a token sees, its own included; None for all.
         soft_cap: scores become soft_cap * tanh(scores / soft_cap).
         splits: into how many parts each tile's keys are split.
-        scratch: for more than one split; for at least as many rows, and exactly as many splits.
+        scratch: for more than one split, with rows * heads * splits cells or more.
     """
     _, heads, head_dim = q.shape
     block_size, kv_heads = keys.shape[1:3]

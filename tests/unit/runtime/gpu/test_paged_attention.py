@@ -18,7 +18,6 @@ from pagoda_runtime.gpu.kernels.paged_attention import (
 
 from tests.unit.runtime.gpu.device import DEVICE, DTYPES, TOLERANCE
 
-
 # Lanes that are masked out compute with what they have.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
@@ -124,9 +123,7 @@ def test_equals_attention_over_plain_rows(case: Case, random) -> None:
         window=case.window,
         soft_cap=case.soft_cap,
         splits=case.splits,
-        scratch=Scratch.allocate(len(q), heads, case.splits, case.head_dim, DEVICE)
-        if case.splits > 1
-        else None,
+        scratch=Scratch.allocate(len(q) * heads * case.splits, case.head_dim, DEVICE),
     )
     torch.testing.assert_close(
         out[: rows[-1]].float(), torch.cat(expected), **TOLERANCE[case.dtype]

@@ -1,0 +1,217 @@
+"""The execution on a GPU as a `Runner`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pagoda_runtime.config import EngineConfig
+from pagoda_runtime.engine.kv_size import KVSize, block_bytes, logits_rows, size_kv_cache
+from pagoda_runtime.engine.progress import LoadProgress
+from pagoda_runtime.engine.reading import read_prompt
+from pagoda_runtime.engine.request import Request, SamplingParams
+from pagoda_runtime.engine.sampler import adjust, describe
+from pagoda_runtime.engine.step import (
+    Chunk,
+    ChunkOutput,
+    ExecutionUnavailableError,
+    Runner,
+    Sampled,
+)
+from pagoda_runtime.gpu.batch import Limits, Step, StepBuffers
+from pagoda_runtime.gpu.decoder import GpuDecoder, KVCache
+from pagoda_runtime.gpu.graphs import DecodeGraphs, Output
+from pagoda_runtime.gpu.kernels import sampling
+from pagoda_runtime.gpu.size import Memory, size_gpu_cache
+from pagoda_runtime.model.decoder import Decoder
+from pagoda_runtime.model.loader import read_weights
+from pagoda_runtime.model.spec import DTYPE_BYTES, DecoderSpec, DType, choose_dtype
+
+log = logging.getLogger("pagoda.engine")
+
+
+class GpuRunner:
+    """Runs steps; those of decodes alone as graphs, where there are any."""
+
+    def __init__(
+        self,
+        decoder: GpuDecoder,
+        buffers: StepBuffers,
+        rows_at_once: int,
+        capture: Callable[[Callable[[Step], Output]], DecodeGraphs] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            decoder: computes the model.
+            buffers: for the largest step.
+            rows_at_once: the most rows of logits at once.
+            capture: makes graphs of a function that computes a step of decodes.
+        """
+        self._decoder = decoder
+        self._buffers = buffers
+        self._rows_at_once = rows_at_once
+        self._graphs = capture(self._decode) if capture else None
+
+    def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
+        """See `Runner`."""
+        try:
+            return self._run(chunks)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error)) from error
+
+    @torch.inference_mode()
+    def _run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
+        ordered = sorted(chunks, key=lambda chunk: chunk.length > 1)
+        outputs = self._run_ordered(ordered)
+        by_request = {c.request.id: o for c, o in zip(ordered, outputs, strict=True)}
+        return [by_request[chunk.request.id] for chunk in chunks]
+
+    def _run_ordered(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
+        """Decodes come first."""
+        requests = [chunk.request for chunk in chunks if chunk.samples]
+        if self._graphs and all(c.length == 1 and c.samples and not c.wanted for c in chunks):
+            size = self._graphs.size_for(len(chunks))
+            step = self._buffers.fill(chunks, pad_to=size)
+            output = self._graphs.replay(size)
+            return [ChunkOutput(sampled) for sampled in self._choose(requests, output, step)]
+        step = self._buffers.fill(chunks)
+        hidden = self._decoder.forward(step)
+        sampled: dict[str, Sampled] = {}
+        if requests:
+            output = self._sample(hidden, step)
+            chosen = self._choose(requests, output, step)
+            sampled = {r.id: s for r, s in zip(requests, chosen, strict=True)}
+        parts = torch.split(hidden, [chunk.length for chunk in chunks])
+        return [
+            ChunkOutput(
+                sampled.get(chunk.request.id),
+                *read_prompt(chunk, part, self._decoder.logits, self._rows_at_once),
+            )
+            for chunk, part in zip(chunks, parts, strict=True)
+        ]
+
+    def _decode(self, step: Step) -> Output:
+        """A step of decodes, all of which sample."""
+        return self._sample(self._decoder.forward(step), step)
+
+    def _sample(self, hidden: Tensor, step: Step) -> Output:
+        rows = hidden.index_select(0, step.samples)
+        logits = self._decoder.logits(rows)
+        tokens = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
+        sampling.sample(logits, step.parameters, tokens)
+        return Output(logits, tokens)
+
+    def _choose(self, requests: Sequence[Request], output: Output, step: Step) -> list[Sampled]:
+        """What became of the requests' rows, the output's first ones."""
+        tokens = output.tokens
+        changed = [i for i, request in enumerate(requests) if _changes_logits(request)]
+        if changed:
+            tokens = tokens.clone()
+        for i in changed:
+            row = adjust(output.logits[i], requests[i])
+            sampling.sample(row[None], step.parameters[i : i + 1], tokens[i : i + 1])
+        chosen = tokens[: len(requests)].tolist()
+        return [
+            self._describe(output.logits[i], token, request)
+            for i, (token, request) in enumerate(zip(chosen, requests, strict=True))
+        ]
+
+    @staticmethod
+    def _describe(logits: Tensor, token: int, request: Request) -> Sampled:
+        count = request.sampling.logprobs
+        return Sampled(token) if count is None else describe(logits, token, count)
+
+
+def _changes_logits(request: Request) -> bool:
+    """Whether the request has a bias or a penalty: rare, so done row by row outside the kernel."""
+    params: SamplingParams = request.sampling
+    penalties = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
+    return penalties != (0.0, 0.0, 1.0) or bool(request.biases)
+
+
+def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tuple[Runner, KVSize]:
+    """The runner with weights, cache and graphs on the current GPU; where kernels are interpreted on
+    the CPU, without graphs.
+    """
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+    elif os.environ.get("TRITON_INTERPRET") == "1":
+        device = torch.device("cpu")
+    else:
+        raise ExecutionUnavailableError("torch finds no usable GPU")
+    if config.quantization is not None:
+        raise ExecutionUnavailableError(f"GPUs have no --quantization {config.quantization}")
+    name = choose_dtype(config.dtype, spec)
+    dtype = getattr(torch, name)
+    read = read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
+    weights = {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)}
+    decoder = Decoder(spec, weights, config.max_model_len or spec.max_position)
+    decoder.cos, decoder.sin = decoder.cos.to(device), decoder.sin.to(device)
+    size = _measure(device, config, decoder, name)
+    return _runner(device, config, decoder, size), size
+
+
+def _runner(
+    device: torch.device, config: EngineConfig, decoder: Decoder, size: KVSize
+) -> GpuRunner:
+    spec = decoder.spec
+    shape = (spec.num_layers, size.num_blocks, config.block_size, spec.num_kv_heads, spec.head_dim)
+    keys, values = (
+        torch.empty(shape, dtype=decoder.embedding.dtype, device=device) for _ in range(2)
+    )
+    limits = Limits(
+        tokens=config.max_num_batched_tokens,
+        sequences=config.max_num_seqs,
+        blocks=-(-size.max_model_len // config.block_size),
+        block_size=config.block_size,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+    )
+    buffers = StepBuffers(limits, device)
+    on_gpu = device.type == "cuda"
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 4
+
+    def capture(compute: Callable[[Step], Output]) -> DecodeGraphs:
+        with torch.inference_mode():
+            return DecodeGraphs(buffers, compute, config.max_num_seqs)
+
+    return GpuRunner(
+        GpuDecoder(decoder, KVCache(keys, values), config.max_num_seqs, processors),
+        buffers,
+        logits_rows(config.max_num_seqs),
+        capture if on_gpu else None,
+    )
+
+
+def _measure(device: torch.device, config: EngineConfig, decoder: Decoder, dtype: DType) -> KVSize:
+    """Size the cache by what is left when graphs are captured and the largest step has run.
+
+    Graphs know the cache's address. So they are captured twice: with a cache of a few blocks, which
+    is thrown away with them, and again with the real one, where they take the same memory.
+    """
+    spec = decoder.spec
+    if device.type != "cuda":
+        return size_kv_cache(config, spec, dtype)
+    blocks = -(-config.max_num_batched_tokens // config.block_size)
+    trial = _runner(device, config, decoder, KVSize(blocks, 0, blocks * config.block_size))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    tokens = [0] * min(config.max_num_batched_tokens, len(decoder.cos))
+    request = Request("largest step", tokens, SamplingParams(max_tokens=1, seed=0))
+    request.block_table = list(range(blocks))
+    trial.run([Chunk(request, 0, len(tokens))])
+    step = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    cache = blocks * block_bytes(spec, config.block_size, DTYPE_BYTES[dtype])
+    memory = Memory(total, total - free - cache, step)
+    log.info("gpu measured", extra={"total": total, "used": memory.used, "step": step})
+    return size_gpu_cache(config, spec, dtype, memory)
