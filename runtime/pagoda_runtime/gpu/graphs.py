@@ -42,7 +42,8 @@ class DecodeGraphs:
             compute(step)  # each size has kernels of its own
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # NCCL's watchdog, a thread of its own, may ask for events meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 output = compute(step)
             self._graphs[size] = graph, output
 
