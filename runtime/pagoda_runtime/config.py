@@ -82,9 +82,8 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among the --tensor-parallel-size that compute one model: which one it is, and the port of
-    the loopback interface where they find each other. Rank 0 listens there already, on the descriptor
-    `listener`.
+    """A process among the --tensor-parallel-size that compute one model: which one it is, and the
+    loopback port where they find each other. Rank 0 listens there already, on the descriptor `listener`.
     """
 
     index: int = 0

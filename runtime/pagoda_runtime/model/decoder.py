@@ -119,9 +119,7 @@ class Decoder:
         return F.rms_norm(x, weight.shape, weight, self.spec.norm_eps)
 
 
-def _layer(
-    spec: DecoderSpec, tensors: Mapping[str, Tensor], prefix: str, group: Group
-) -> Layer:
+def _layer(spec: DecoderSpec, tensors: Mapping[str, Tensor], prefix: str, group: Group) -> Layer:
     def linear(*names: str) -> Linear:
         biases = [tensors[f"{prefix}.{n}.bias"] for n in names if f"{prefix}.{n}.bias" in tensors]
         weights = [tensors[f"{prefix}.{n}.weight"] for n in names]

@@ -45,9 +45,9 @@ def read_weights(
                     )
                 if shard.holds(name):
                     part = shard.slices(name)
-                    # A whole tensor already in this dtype stays a view of the mapped file.
                     tensor = tensors.get_tensor(name) if part is None else stored[part]
-                    yield name, tensor.to(dtype)
+                    # Whole rows that are in this dtype already stay a view of the mapped file.
+                    yield name, tensor.to(dtype).contiguous()
 
 
 def dummy_weights(spec: DecoderSpec, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 Megatron's division (Shoeybi et al. 2019, "Megatron-LM"): of attention each rank has some heads, of the
 MLP some of its inner width. So q, k, v, gate and up are cut by rows (column parallel: no rank needs
-another's input), o and down by columns (row parallel: their outputs are added up over all ranks, the only
-exchange in a layer). Embedding, norms and the output head are whole on every rank.
+another's outputs), o and down by columns (row parallel: their outputs are added up over all ranks, all
+that is exchanged). Embedding, norms and the output head are whole on every rank.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Shard:
         whole, part = (spec.tensor_shapes()[name] for spec in (self.whole, self.spec))
         if whole == part:
             return None
-        return tuple(
-            self._slice(length, some) for length, some in zip(whole, part, strict=True)
-        )
+        return tuple(self._slice(length, some) for length, some in zip(whole, part, strict=True))
 
     def _slice(self, whole: int, part: int) -> slice:
         # As many parts as ranks, or fewer: then neighbours share one.

@@ -84,7 +84,9 @@ def serve(core: EngineCore, vocab: int) -> dict[str, list[Delta]]:
 
 
 def tokens(answers: dict[str, list[Delta]]) -> dict[str, list[int]]:
-    return {name: [t for delta in deltas for t in delta.token_ids] for name, deltas in answers.items()}
+    return {
+        name: [t for delta in deltas for t in delta.token_ids] for name, deltas in answers.items()
+    }
 
 
 def job_line(job: Job) -> str:
