@@ -1,7 +1,7 @@
 """The processes that compute one model together: ranks of a tensor-parallel group, on one machine.
 
-Each layer adds up what the ranks made of it, twice (see `model.shard`): between CPUs by gloo, between GPUs
-by NCCL, whose sums can be part of a CUDA graph.
+Each layer adds up what the ranks made of it, twice (see `model.shard`). On CPUs gloo does that, on GPUs
+NCCL, whose sums can be part of a CUDA graph.
 """
 
 from __future__ import annotations

@@ -27,12 +27,15 @@ Params = SamplingParams | PoolingParams
 
 @dataclass(frozen=True)
 class Job:
-    """A model to serve with two ranks, which meet at this port."""
+    """A model to serve with two ranks, which meet at this port. few: short questions, for where kernels
+    are interpreted.
+    """
 
     model: str
     execution: Literal["cuda", "torch"]
     load_format: Literal["auto", "dummy"]
     port: int
+    few: bool = False
 
 
 def engine(job: Job, rank: Rank, size: int) -> EngineCore:
@@ -54,11 +57,17 @@ def engine(job: Job, rank: Rank, size: int) -> EngineCore:
     return build_engine(config, rank=rank)[0]
 
 
-def serve(core: EngineCore, vocab: int) -> dict[str, list[Delta]]:
+def serve(core: EngineCore, job: Job) -> dict[str, list[Delta]]:
     """Ask all kinds of questions, some of them later, one taken back and one too late."""
+    vocab = read_spec(Path(job.model)).vocab_size
     text = [7 * i % vocab for i in range(40)]
     greedy = {"temperature": 0.0}
-    questions: list[tuple[int, int, Params]] = [  # step, length of the prompt
+    few: list[tuple[int, int, Params]] = [  # step, length of the prompt
+        (0, 18, SamplingParams(max_tokens=3, **greedy, logprobs=2)),
+        (0, 1, SamplingParams(max_tokens=4, seed=2)),
+        (1, 18, SamplingParams(max_tokens=2, seed=3, presence_penalty=0.5)),
+    ]
+    many: list[tuple[int, int, Params]] = [
         (0, 30, SamplingParams(max_tokens=20, **greedy, logprobs=3)),
         (0, 1, SamplingParams(max_tokens=20, temperature=0.8, top_p=0.9)),
         (0, 22, SamplingParams(max_tokens=8, seed=3, presence_penalty=0.5, logprobs=2)),
@@ -68,6 +77,7 @@ def serve(core: EngineCore, vocab: int) -> dict[str, list[Delta]]:
         (4, 12, SamplingParams(max_tokens=40, **greedy)),
         (4, 12, SamplingParams(max_tokens=40, **greedy, deadline=9.0)),
     ]
+    questions = few if job.few else many
     answers: dict[str, list[Delta]] = {}
     step = 0
     while step < 5 or core.has_work:
@@ -97,5 +107,5 @@ if __name__ == "__main__":
     for line in sys.stdin:
         job = Job(**json.loads(line))
         core = engine(job, Rank(1, job.port), size=2)
-        print(json.dumps(tokens(serve(core, read_spec(Path(job.model)).vocab_size))), flush=True)
+        print(json.dumps(tokens(serve(core, job))), flush=True)
         dist.destroy_process_group()
