@@ -70,7 +70,7 @@ def join(rank: Rank, size: int, device: torch.device) -> Group:
     for backend in ("GLOO", "NCCL"):
         os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
     first = rank.index == 0
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # public, but not in its __all__
         "127.0.0.1",
         rank.port,
         size,
