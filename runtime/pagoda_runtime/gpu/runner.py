@@ -25,6 +25,7 @@ from pagoda_runtime.engine.step import (
 )
 from pagoda_runtime.gpu.batch import Limits, Step, StepBuffers
 from pagoda_runtime.gpu.decoder import GpuDecoder, KVCache
+from pagoda_runtime.gpu.fp8 import in_fp8
 from pagoda_runtime.gpu.graphs import DecodeGraphs, Output
 from pagoda_runtime.gpu.kernels import sampling
 from pagoda_runtime.gpu.size import Memory, size_gpu_cache
@@ -146,16 +147,26 @@ def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tup
         device = torch.device("cpu")
     else:
         raise ExecutionUnavailableError("torch finds no usable GPU")
-    if config.quantization is not None:
+    if config.quantization not in (None, "fp8"):
         raise ExecutionUnavailableError(f"GPUs have no --quantization {config.quantization}")
+    if config.quantization == "fp8" and not _has_fp8(device):
+        raise ExecutionUnavailableError(
+            "--quantization fp8 needs a GPU of compute capability 8.9 or later"
+        )
     name = choose_dtype(config.dtype, spec)
     dtype = getattr(torch, name)
     read = read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
     weights = {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)}
     decoder = Decoder(spec, weights, config.max_model_len or spec.max_position)
     decoder.cos, decoder.sin = decoder.cos.to(device), decoder.sin.to(device)
+    if config.quantization == "fp8":
+        decoder.layers = [in_fp8(layer) for layer in decoder.layers]
     size = _measure(device, config, decoder, name)
     return _runner(device, config, decoder, size), size
+
+
+def _has_fp8(device: torch.device) -> bool:
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def _runner(

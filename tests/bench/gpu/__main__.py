@@ -58,7 +58,9 @@ def _engine(
     least = (layers + head) * 2 / machine.read * 1e3
     print(f"| … reading the weights takes | {least:.3f} | |")
     prefill = [_prefill(core, layers) for _ in range(arguments.rounds)]
-    _row("prefill of 8 prompts of 4,000, TFLOP/s", [p / 1e12 for p in prefill], machine.flops / 1e12)
+    _row(
+        "prefill of 8 prompts of 4,000, TFLOP/s", [p / 1e12 for p in prefill], machine.flops / 1e12
+    )
     rates, others = [], []
     for _ in range(arguments.rounds):
         rates.append(tokens / sides.answer(core, asked))
