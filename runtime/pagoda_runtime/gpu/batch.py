@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +93,7 @@ class StepBuffers:
 
     def __init__(self, limits: Limits, device: torch.device) -> None:
         self.limits = limits
+        self.device = device
         offsets, size = {}, 0
         for name, (shape, dtype) in limits.arrays().items():
             offsets[name] = size
@@ -99,6 +101,7 @@ class StepBuffers:
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
         self._blocks_at = offsets["blocks"]
+        self._last: list[Request] = []  # of the step before, if it was of decodes alone
 
         def views(buffer: Tensor) -> dict[str, Tensor]:
             return {
@@ -109,17 +112,37 @@ class StepBuffers:
             }
 
         self._there = views(self._device)
-        self._here: dict[str, npt.NDArray[np.generic]] = {
+        self._here: dict[str, npt.NDArray[Any]] = {
             name: view.numpy() for name, view in views(self._host).items()
         }
 
-    def fill(self, chunks: Sequence[Chunk], *, pad_to: int = 0) -> Step:
+    def fill(self, chunks: Sequence[Chunk]) -> Step:
         """Put the chunks on the device, their rows one after another in this order: those of one
         token come first.
-
-        With `pad_to`, all chunks are decodes that sample, and the step has so many rows; those of
-        no chunk compute something that nobody reads.
         """
+        rows, decodes, tiles, sampling = self._fill(chunks)
+        self._last = []
+        self._copy(len(chunks))
+        return self._step(rows, decodes, tiles, len(sampling))
+
+    def fill_decodes(self, chunks: Sequence[Chunk], rows: int) -> Step:
+        """Put decodes on the device, all of which sample, in a step of at least as many rows. Those of
+        no chunk compute something that nobody reads.
+
+        Mostly they are those of the step before, each one token further: then little changes.
+        """
+        requests = [chunk.request for chunk in chunks]
+        if requests == self._last and chunks[0].start == self._here["position"][0] + 1:
+            self._advance(requests)
+        else:
+            self._fill(chunks)
+        self._last = requests
+        self._pad(len(chunks), rows)
+        self._copy(len(chunks))
+        return self._step(rows, rows, 0, rows)
+
+    def _fill(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, Sequence[tuple[int, Request]]]:
+        """→ rows, decodes, prefill tiles, and who samples by which row."""
         here, size = self._here, self.limits.block_size
         rows = tiles = decodes = 0
         sampling: list[tuple[int, Request]] = []
@@ -146,19 +169,31 @@ class StepBuffers:
             if chunk.samples:
                 sampling.append((rows - 1, request))
         self._fill_parameters(sampling)
-        if pad_to:
-            self._pad(rows, pad_to)
-            rows = decodes = pad_to
-        used = self._blocks_at + len(chunks) * self.limits.blocks * 4
-        self._device[:used].copy_(self._host[:used], non_blocking=True)
-        return self._step(rows, decodes, tiles, pad_to or len(sampling))
+        return rows, decodes, tiles, sampling
 
-    def decodes(self, count: int) -> Step:
-        """The step of so many padded decodes, to capture it: nothing is stored or attended to."""
-        self._fill_parameters([])
-        self._pad(0, count)
-        self._device.copy_(self._host)
-        return self._step(count, count, 0, count)
+    def _advance(self, requests: Sequence[Request]) -> None:
+        """The decodes of the last step, each one token further."""
+        here, size, count = self._here, self.limits.block_size, len(requests)
+        here["token"][:count] = [request.token_ids[-1] for request in requests]
+        for name in ("position", "slot", "context", "at"):
+            here[name][:count] += 1
+        for i in np.flatnonzero(here["position"][:count] % size == 0).tolist():
+            at = here["position"][i] // size
+            here["blocks"][i, at] = block = requests[i].block_table[at]
+            here["slot"][i] = block * size
+
+    def _copy(self, sequences: int) -> None:
+        used = self._blocks_at + sequences * self.limits.blocks * 4
+        self._device[:used].copy_(self._host[:used], non_blocking=True)
+
+    def padding(self, rows: int) -> Step:
+        """A step of so many rows of no chunk, to capture it. What it has is what `fill_decodes` for as
+        many rows changes.
+        """
+        self._last = []
+        self._pad(0, rows)
+        self._copy(rows)
+        return self._step(rows, rows, 0, rows)
 
     def _fill_parameters(self, sampling: Sequence[tuple[int, Request]]) -> None:
         here = self._here

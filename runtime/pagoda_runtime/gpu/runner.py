@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from pagoda_runtime.engine.step import (
 from pagoda_runtime.gpu.batch import Limits, Step, StepBuffers
 from pagoda_runtime.gpu.decoder import GpuDecoder, KVCache
 from pagoda_runtime.gpu.fp8 import in_fp8
-from pagoda_runtime.gpu.graphs import DecodeGraphs, Output
+from pagoda_runtime.gpu.graphs import DecodeGraphs, Decodes, Output
 from pagoda_runtime.gpu.kernels import sampling
 from pagoda_runtime.gpu.size import Memory, size_gpu_cache
 from pagoda_runtime.model.decoder import Decoder
@@ -35,16 +35,19 @@ from pagoda_runtime.model.spec import DTYPE_BYTES, DecoderSpec, DType, choose_dt
 
 log = logging.getLogger("pagoda.engine")
 
+# So few that small steps split their keys under the interpreter too.
+_INTERPRETED_PROCESSORS = 4
+
 
 class GpuRunner:
-    """Runs steps; those of decodes alone as graphs, where there are any."""
+    """Runs steps; those of decodes alone, which are small and many, in certain sizes."""
 
     def __init__(
         self,
         decoder: GpuDecoder,
         buffers: StepBuffers,
         rows_at_once: int,
-        capture: Callable[[Callable[[Step], Output]], DecodeGraphs] | None = None,
+        max_decodes: int,
     ) -> None:
         """Prepare.
 
@@ -52,12 +55,14 @@ class GpuRunner:
             decoder: computes the model.
             buffers: for the largest step.
             rows_at_once: the most rows of logits at once.
-            capture: makes graphs of a function that computes a step of decodes.
+            max_decodes: the most decodes in a step.
         """
         self._decoder = decoder
         self._buffers = buffers
         self._rows_at_once = rows_at_once
-        self._graphs = capture(self._decode) if capture else None
+        kind = DecodeGraphs if buffers.device.type == "cuda" else Decodes
+        with torch.inference_mode():
+            self._decodes = kind(buffers, self._decode, max_decodes)
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """See `Runner`."""
@@ -69,25 +74,25 @@ class GpuRunner:
 
     @torch.inference_mode()
     def _run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
+        if all(c.length == 1 and c.samples and not c.wanted for c in chunks):
+            return [ChunkOutput(sampled) for sampled in self._run_decodes(chunks)]
         ordered = sorted(chunks, key=lambda chunk: chunk.length > 1)
         outputs = self._run_ordered(ordered)
         by_request = {c.request.id: o for c, o in zip(ordered, outputs, strict=True)}
         return [by_request[chunk.request.id] for chunk in chunks]
 
+    def _run_decodes(self, chunks: Sequence[Chunk]) -> list[Sampled]:
+        size = self._decodes.size_for(len(chunks))
+        step = self._buffers.fill_decodes(chunks, size)
+        return self._choose([chunk.request for chunk in chunks], self._decodes.run(size), step)
+
     def _run_ordered(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """Decodes come first."""
-        requests = [chunk.request for chunk in chunks if chunk.samples]
-        if self._graphs and all(c.length == 1 and c.samples and not c.wanted for c in chunks):
-            size = self._graphs.size_for(len(chunks))
-            step = self._buffers.fill(chunks, pad_to=size)
-            output = self._graphs.replay(size)
-            return [ChunkOutput(sampled) for sampled in self._choose(requests, output, step)]
         step = self._buffers.fill(chunks)
         hidden = self._decoder.forward(step)
         sampled: dict[str, Sampled] = {}
-        if requests:
-            output = self._sample(hidden, step)
-            chosen = self._choose(requests, output, step)
+        if requests := [chunk.request for chunk in chunks if chunk.samples]:
+            chosen = self._choose(requests, self._sample(hidden, step), step)
             sampled = {r.id: s for r, s in zip(requests, chosen, strict=True)}
         parts = torch.split(hidden, [chunk.length for chunk in chunks])
         return [
@@ -186,18 +191,15 @@ def _runner(
         num_kv_heads=spec.num_kv_heads,
     )
     buffers = StepBuffers(limits, device)
-    on_gpu = device.type == "cuda"
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 4
-
-    def capture(compute: Callable[[Step], Output]) -> DecodeGraphs:
-        with torch.inference_mode():
-            return DecodeGraphs(buffers, compute, config.max_num_seqs)
-
+    processors = _INTERPRETED_PROCESSORS
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+    cache = KVCache(keys, values)
     return GpuRunner(
-        GpuDecoder(decoder, KVCache(keys, values), config.max_num_seqs, processors),
+        GpuDecoder(decoder, cache, config.max_num_seqs, processors),
         buffers,
         logits_rows(config.max_num_seqs),
-        capture if on_gpu else None,
+        config.max_num_seqs,
     )
 
 
