@@ -100,6 +100,7 @@ class StepBuffers:
             size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._blocks_at = offsets["blocks"]
         self._last: list[Request] = []  # of the step before, if it was of decodes alone
 
@@ -120,6 +121,7 @@ class StepBuffers:
         """Put the chunks on the device, their rows one after another in this order: those of one
         token come first.
         """
+        self._begin()
         rows, decodes, tiles, sampling = self._fill(chunks)
         self._last = []
         self._copy(len(chunks))
@@ -131,6 +133,7 @@ class StepBuffers:
 
         Mostly they are those of the step before, each one token further: then little changes.
         """
+        self._begin()
         requests = [chunk.request for chunk in chunks]
         if requests == self._last and chunks[0].start == self._here["position"][0] + 1:
             self._advance(requests)
@@ -182,14 +185,22 @@ class StepBuffers:
             here["blocks"][i, at] = block = requests[i].block_table[at]
             here["slot"][i] = block * size
 
+    def _begin(self) -> None:
+        """Wait until the last step's copy has been made: it may still read what is filled now."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
     def _copy(self, sequences: int) -> None:
         used = self._blocks_at + sequences * self.limits.blocks * 4
         self._device[:used].copy_(self._host[:used], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
     def padding(self, rows: int) -> Step:
         """A step of so many rows of no chunk, to capture it. What it has is what `fill_decodes` for as
         many rows changes.
         """
+        self._begin()
         self._last = []
         self._pad(0, rows)
         self._copy(rows)

@@ -167,6 +167,8 @@ def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tup
     if config.quantization == "fp8":
         decoder.layers = [in_fp8(layer) for layer in decoder.layers]
     size = _measure(device, config, decoder, name)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the trial left, so that the cache gets it
     return _runner(device, config, decoder, size), size
 
 
@@ -212,15 +214,13 @@ def _measure(device: torch.device, config: EngineConfig, decoder: Decoder, dtype
     spec = decoder.spec
     if device.type != "cuda":
         return size_kv_cache(config, spec, dtype)
-    blocks = -(-config.max_num_batched_tokens // config.block_size)
-    trial = _runner(device, config, decoder, KVSize(blocks, 0, blocks * config.block_size))
+    chunks = _largest_step(config, len(decoder.cos))
+    blocks = sum(len(chunk.request.block_table) for chunk in chunks)
+    trial = _runner(device, config, decoder, KVSize(blocks, 0, len(decoder.cos)))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    tokens = [0] * min(config.max_num_batched_tokens, len(decoder.cos))
-    request = Request("largest step", tokens, SamplingParams(max_tokens=1, seed=0))
-    request.block_table = list(range(blocks))
-    trial.run([Chunk(request, 0, len(tokens))])
+    trial.run(chunks)
     step = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
@@ -228,3 +228,16 @@ def _measure(device: torch.device, config: EngineConfig, decoder: Decoder, dtype
     memory = Memory(total, total - free - cache, step)
     log.info("gpu measured", extra={"total": total, "used": memory.used, "step": step})
     return size_gpu_cache(config, spec, dtype, memory)
+
+
+def _largest_step(config: EngineConfig, longest: int) -> list[Chunk]:
+    """As many prompts, as long as they can be, as fill a step."""
+    chunks: list[Chunk] = []
+    left, block = config.max_num_batched_tokens, 0
+    while left and len(chunks) < config.max_num_seqs:
+        length = min(left, longest - 1)
+        request = Request(str(len(chunks)), [0] * length, SamplingParams(max_tokens=1, seed=0))
+        request.block_table = list(range(block, block - (-length // config.block_size)))
+        chunks.append(Chunk(request, 0, length))
+        left, block = left - length, block + len(request.block_table)
+    return chunks
