@@ -57,12 +57,18 @@ class KVManager:
         return True
 
     def grow(self, request: Request) -> bool:
-        """Give a running request blocks for all its known tokens; False if too few are free."""
-        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_table)
+        """Give a running request blocks for all its known tokens; False if too few are free.
+
+        With `ahead` it gets one for the token after them too, where there is more than enough.
+        """
+        missing = max(0, self.pool.blocks_for(request.num_tokens) - len(request.block_table))
         blocks = self.pool.allocate(missing)
         if blocks is None:
             return False
         request.block_table += blocks
+        room = len(request.block_table) * self.pool.block_size
+        if self._ahead and room == request.num_tokens and self.pool.num_free > self._reserve:
+            request.block_table += self.pool.allocate(1) or []
         return True
 
     def share_up_to(self, request: Request, end: int) -> None:
