@@ -17,11 +17,25 @@ class KVManager:
     """Fills and empties the block tables of requests."""
 
     def __init__(
-        self, pool: BlockPool, *, enable_prefix_caching: bool = True, window: int | None = None
+        self,
+        pool: BlockPool,
+        *,
+        enable_prefix_caching: bool = True,
+        window: int | None = None,
+        ahead: bool = False,
     ) -> None:
-        """window: the most positions a token sees in any layer, its own included; None for all."""
+        """Prepare.
+
+        Args:
+            pool: the blocks.
+            enable_prefix_caching: whether prompts may find blocks of others.
+            window: the most positions a token sees in any layer, its own included; None for all.
+            ahead: whether running requests get their next block a token early.
+        """
         self.pool = pool
         self._window = window
+        self._ahead = ahead
+        self._reserve = max(1, pool.num_blocks // 100)
         self._caching = enable_prefix_caching
         # In tokens, once per request: what a preemption makes computed again is not a query.
         self.prefix_queries = 0
