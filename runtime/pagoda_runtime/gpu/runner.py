@@ -65,6 +65,8 @@ class GpuRunner:
         self._decoder = decoder
         self._buffers = buffers
         self._rows_at_once = rows_at_once
+        # One for all graphs: at 256 rows it can be 150 MB.
+        self._logits = torch.empty((max_decodes, decoder.vocab_size), device=buffers.device)
         kind = DecodeGraphs if buffers.device.type == "cuda" else Decodes
         with torch.inference_mode():
             self._decodes = kind(buffers, self._decode, max_decodes)
@@ -159,8 +161,8 @@ class GpuRunner:
         return self._sample(self._decoder.forward(step), step)
 
     def _sample(self, hidden: Tensor, step: Step) -> Output:
-        rows = hidden.index_select(0, step.samples)
-        logits = self._decoder.logits(rows)
+        logits = self._logits[: len(step.samples)]
+        logits.copy_(self._decoder.logits(hidden.index_select(0, step.samples)))
         tokens = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
         sampling.sample(logits, step.parameters, tokens)
         return Output(logits, tokens)
@@ -217,8 +219,12 @@ def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tup
     name = choose_dtype(config.dtype, spec)
     dtype = getattr(torch, name)
     read = read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
-    weights = {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)}
-    decoder = Decoder(spec, weights, config.max_model_len or spec.max_position)
+    # Nothing else keeps the tensors: of those that are merged only the whole stays.
+    decoder = Decoder(
+        spec,
+        {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)},
+        config.max_model_len or spec.max_position,
+    )
     decoder.cos, decoder.sin = decoder.cos.to(device), decoder.sin.to(device)
     if config.quantization == "fp8":
         decoder.layers = [in_fp8(layer) for layer in decoder.layers]
