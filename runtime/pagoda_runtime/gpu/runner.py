@@ -23,6 +23,7 @@ from pagoda_runtime.engine.step import (
     Runner,
     Sampled,
 )
+from pagoda_runtime.gpu.ahead import Ahead, TokenFetcher
 from pagoda_runtime.gpu.batch import Limits, Step, StepBuffers
 from pagoda_runtime.gpu.decoder import GpuDecoder, KVCache
 from pagoda_runtime.gpu.fp8 import in_fp8
@@ -40,7 +41,11 @@ _INTERPRETED_PROCESSORS = 4
 
 
 class GpuRunner:
-    """Runs steps; those of decodes alone, which are small and many, in certain sizes."""
+    """Runs steps; those of decodes alone, which are small and many, in certain sizes, and as soon as
+    the step before is launched: see `gpu.ahead`.
+    """
+
+    looks_ahead = True
 
     def __init__(
         self,
@@ -60,9 +65,13 @@ class GpuRunner:
         self._decoder = decoder
         self._buffers = buffers
         self._rows_at_once = rows_at_once
+        # One for all graphs: at 256 rows it can be 150 MB.
+        self._logits = torch.empty((max_decodes, decoder.vocab_size), device=buffers.device)
         kind = DecodeGraphs if buffers.device.type == "cuda" else Decodes
         with torch.inference_mode():
             self._decodes = kind(buffers, self._decode, max_decodes)
+        self._fetch = TokenFetcher(max_decodes, buffers.device)
+        self._ahead: Ahead | None = None
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """See `Runner`."""
@@ -74,17 +83,61 @@ class GpuRunner:
 
     @torch.inference_mode()
     def _run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
+        ahead, self._ahead = self._ahead, None
+        rows = [ahead.row_of(chunk) if ahead else None for chunk in chunks]
+        found = [row for row in rows if row is not None]
+        if ahead and len(found) == len(chunks):
+            requests = [chunk.request for chunk in chunks]
+            self._ahead = self._look_ahead(requests, ahead.device_tokens, found)
+            tokens = ahead.tokens()
+            return [ChunkOutput(Sampled(tokens[row])) for row in found]
+        rest = [chunk for chunk, row in zip(chunks, rows, strict=True) if row is None]
+        others = iter(self._run_now(rest, is_whole=not found))
+        if not ahead or not found:
+            return list(others)
+        tokens = ahead.tokens()
+        return [next(others) if r is None else ChunkOutput(Sampled(tokens[r])) for r in rows]
+
+    def _run_now(self, chunks: Sequence[Chunk], *, is_whole: bool) -> list[ChunkOutput]:
+        """Run chunks that nobody has launched yet; a whole step may be followed by the next."""
         if all(c.length == 1 and c.samples and not c.wanted for c in chunks):
-            return [ChunkOutput(sampled) for sampled in self._run_decodes(chunks)]
+            requests = [chunk.request for chunk in chunks]
+            return [ChunkOutput(one) for one in self._run_decodes(requests, is_whole)]
         ordered = sorted(chunks, key=lambda chunk: chunk.length > 1)
         outputs = self._run_ordered(ordered)
         by_request = {c.request.id: o for c, o in zip(ordered, outputs, strict=True)}
         return [by_request[chunk.request.id] for chunk in chunks]
 
-    def _run_decodes(self, chunks: Sequence[Chunk]) -> list[Sampled]:
-        size = self._decodes.size_for(len(chunks))
-        step = self._buffers.fill_decodes(chunks, size)
-        return self._choose([chunk.request for chunk in chunks], self._decodes.run(size), step)
+    def _run_decodes(self, requests: Sequence[Request], is_whole: bool) -> list[Sampled]:
+        size = self._decodes.size_for(len(requests))
+        step = self._buffers.fill_decodes(requests, size)
+        output = self._decodes.run(size)
+        if not is_whole or any(_needs_logits(request) for request in requests):
+            return self._choose(requests, output, step)
+        fetched = self._fetch(output.tokens)
+        self._ahead = self._look_ahead(requests, output.tokens, range(len(requests)))
+        return [Sampled(token) for token in fetched()[: len(requests)]]
+
+    def _look_ahead(
+        self, requests: Sequence[Request], tokens: Tensor, places: Sequence[int]
+    ) -> Ahead | None:
+        """Launch the decodes after those of the requests, whose tokens are still on their way, each at
+        its place in `tokens`. Not of those that end now, or have no block for it yet.
+        """
+        size = self._buffers.limits.block_size
+        going = [
+            (request, place)
+            for request, place in zip(requests, places, strict=True)
+            if request.num_outputs + 1 < request.max_tokens
+            and request.num_tokens < len(request.block_table) * size
+        ]
+        if not going:
+            return None
+        continued = [request for request, _ in going]
+        rows = self._decodes.size_for(len(going))
+        self._buffers.fill_ahead(continued, rows, tokens, [place for _, place in going])
+        output = self._decodes.run(rows)
+        return Ahead(continued, output.tokens, self._fetch(output.tokens))
 
     def _run_ordered(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """Decodes come first."""
@@ -108,8 +161,8 @@ class GpuRunner:
         return self._sample(self._decoder.forward(step), step)
 
     def _sample(self, hidden: Tensor, step: Step) -> Output:
-        rows = hidden.index_select(0, step.samples)
-        logits = self._decoder.logits(rows)
+        logits = self._logits[: len(step.samples)]
+        logits.copy_(self._decoder.logits(hidden.index_select(0, step.samples)))
         tokens = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
         sampling.sample(logits, step.parameters, tokens)
         return Output(logits, tokens)
@@ -133,6 +186,11 @@ class GpuRunner:
     def _describe(logits: Tensor, token: int, request: Request) -> Sampled:
         count = request.sampling.logprobs
         return Sampled(token) if count is None else describe(logits, token, count)
+
+
+def _needs_logits(request: Request) -> bool:
+    """Whether its token is not all that is wanted of a step, or not what the kernel chose."""
+    return request.sampling.logprobs is not None or _changes_logits(request)
 
 
 def _changes_logits(request: Request) -> bool:
@@ -161,8 +219,12 @@ def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tup
     name = choose_dtype(config.dtype, spec)
     dtype = getattr(torch, name)
     read = read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
-    weights = {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)}
-    decoder = Decoder(spec, weights, config.max_model_len or spec.max_position)
+    # Nothing else keeps the tensors: of those that are merged only the whole stays.
+    decoder = Decoder(
+        spec,
+        {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)},
+        config.max_model_len or spec.max_position,
+    )
     decoder.cos, decoder.sin = decoder.cos.to(device), decoder.sin.to(device)
     if config.quantization == "fp8":
         decoder.layers = [in_fp8(layer) for layer in decoder.layers]

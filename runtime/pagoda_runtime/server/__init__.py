@@ -1,1 +1,1 @@
-"""The OpenAI API in one process, the engine in another, ZMQ between them."""
+"""The OpenAI API in one process, the engine in another, a socket between them."""

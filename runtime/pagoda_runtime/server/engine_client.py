@@ -10,15 +10,13 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 import sys
-import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import msgspec
-import zmq
-import zmq.asyncio
 
 from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
@@ -83,7 +81,8 @@ class Stream:
     def __init__(self, client: EngineClient, requests: Sequence[ipc.Submit]) -> None:
         self._client = client
         self._requests = requests
-        self._events: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        self._events: deque[Delta | EngineError] = deque()
+        self._news = asyncio.Event()
         self._unheard = {request.id for request in requests}
         self._heard = asyncio.Event()
         self._refusal: EngineError | None = None
@@ -103,7 +102,10 @@ class Stream:
 
     async def next(self) -> Delta:
         """The next delta of any of them; raise if one cannot be answered."""
-        event = await self._events.get()
+        while not self._events:
+            self._news.clear()
+            await self._news.wait()
+        event = self._events.popleft()
         if isinstance(event, Exception):
             raise event
         if event.finish_reason is not None:
@@ -122,13 +124,31 @@ class Stream:
 
     def on_delta(self, delta: Delta) -> None:
         """The engine brought something."""
-        self._events.put_nowait(delta)
+        self._events.append(delta)
+        self._news.set()
 
     def on_error(self, error: EngineError) -> None:
         """One will not be answered, so the whole is not."""
         self._refusal = error
         self._heard.set()
-        self._events.put_nowait(error)
+        self._events.append(error)
+        self._news.set()
+
+
+class _Connection(asyncio.Protocol):
+    """The API process's end of the socket."""
+
+    def __init__(self, on_message: Callable[[ipc.FromEngine], None]) -> None:
+        self._on_message = on_message
+        self._frames = ipc.Frames()
+        self.closed = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._frames.feed(data):
+            self._on_message(ipc.decode_from_engine(message))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
 
 
 class EngineClient:
@@ -150,8 +170,7 @@ class EngineClient:
         self._streams: dict[str, Stream] = {}
         self._pace = Pace()
         self._waiting = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        self._cleanup = contextlib.ExitStack()
+        self._watching: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._last_heard = time.monotonic()
         self.info: ipc.Loaded | None = None
@@ -178,27 +197,26 @@ class EngineClient:
 
     async def start(self) -> None:
         """Start the process; `loaded` or `dead` follows."""
-        folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="pagoda-"))
-        address = f"ipc://{Path(folder) / 'engine'}"
-        context = zmq.asyncio.Context()
-        self._cleanup.callback(context.destroy, linger=0)
-        self._socket = context.socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.bind(address)
+        ours, theirs = socket.socketpair()
+        self._transport, self._connection = await asyncio.get_running_loop().create_unix_connection(
+            lambda: _Connection(self._on_message), sock=ours
+        )
         config = msgspec.json.encode(dataclasses.asdict(self._config)).decode()
         self._oom_kills = cgroup.oom_kills()
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # The working directory is no place to import from; the parent's own path is.
-            "-m",
-            "pagoda_runtime.server.engine_process",
-            address,
-            str(os.getpid()),
-            config,
-            stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch())]
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # The working directory is no place to import from; the parent's own path is.
+                "-m",
+                "pagoda_runtime.server.engine_process",
+                str(theirs.fileno()),
+                str(os.getpid()),
+                config,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._watching = asyncio.create_task(self._watch())
 
     def stream(self, requests: Sequence[ipc.Submit]) -> Stream:
         """Requests to be submitted together. Their ids must be new."""
@@ -240,59 +258,57 @@ class EngineClient:
 
     async def close(self) -> None:
         """End the process, whatever it is doing: it keeps nothing that would need saving."""
-        for task in self._tasks:
-            task.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+            self._transport.abort()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        self._cleanup.close()
 
     def _send(self, message: ipc.ToEngine) -> None:
-        # Without a high-water mark the future is done at once; a dead engine's mail is nobody's.
+        # Kept until the engine reads it, between two steps; a dead engine's mail is nobody's.
         if not self.dead.is_set():
-            self._socket.send(ipc.encode(message))
+            self._transport.write(ipc.frame(message))
 
-    async def _receive(self) -> None:
-        while True:
-            message = ipc.decode_from_engine(await self._socket.recv())
-            self._last_heard = time.monotonic()
-            match message:
-                # Without a stream a request was aborted while this was on its way.
-                case ipc.Update():
-                    self._waiting = message.stats.waiting
-                    self._on_stats(message.stats)
-                    for delta in message.deltas:
-                        if (stream := self._streams.get(delta.id)) is None:
-                            continue
-                        if failure := _FAILURES.get(delta.finish_reason):
-                            stream.on_error(failure())
-                        else:
-                            stream.on_delta(delta)
-                case ipc.Progress() | ipc.Warming():
-                    self._on_loading(message)
-                case ipc.Accepted():
-                    for request_id in message.ids:
-                        if (stream := self._streams.get(request_id)) is not None:
-                            self._pace.began()
-                            stream.on_accepted(request_id)
-                case ipc.Rejected():
-                    if message.bound:
-                        self._on_rejection(message.bound)
-                    if (stream := self._streams.get(message.id)) is not None:
-                        stream.on_error(self._rejection(message))
-                case ipc.Loaded():
-                    self.info = message
-                    self.loaded.set()
-                case ipc.Fatal():
-                    self._die(message.message)
+    def _on_message(self, message: ipc.FromEngine) -> None:
+        self._last_heard = time.monotonic()
+        match message:
+            # Without a stream a request was aborted while this was on its way.
+            case ipc.Update():
+                self._waiting = message.stats.waiting
+                self._on_stats(message.stats)
+                for delta in message.deltas:
+                    if (stream := self._streams.get(delta.id)) is None:
+                        continue
+                    if failure := _FAILURES.get(delta.finish_reason):
+                        stream.on_error(failure())
+                    else:
+                        stream.on_delta(delta)
+            case ipc.Progress() | ipc.Warming():
+                self._on_loading(message)
+            case ipc.Accepted():
+                for request_id in message.ids:
+                    if (stream := self._streams.get(request_id)) is not None:
+                        self._pace.began()
+                        stream.on_accepted(request_id)
+            case ipc.Rejected():
+                if message.bound:
+                    self._on_rejection(message.bound)
+                if (stream := self._streams.get(message.id)) is not None:
+                    stream.on_error(self._rejection(message))
+            case ipc.Loaded():
+                self.info = message
+                self.loaded.set()
+            case ipc.Fatal():
+                self._die(message.message)
 
     async def _watch(self) -> None:
         assert self._process is not None
         code = await self._process.wait()
         # Its last words may still be in the socket.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.dead.wait(), 0.5)
+            await asyncio.wait_for(self._connection.closed.wait(), 0.5)
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if code == -signal.SIGKILL and cgroup.oom_kills() > self._oom_kills:
             self._die("out of memory: the kernel killed the engine process at its memory limit")

@@ -1,21 +1,24 @@
-"""The engine process: `python -m pagoda_runtime.server.engine_process ADDRESS PARENT_PID
-CONFIG_JSON`.
+"""The engine process: `python -m pagoda_runtime.server.engine_process FD PARENT_PID CONFIG_JSON`.
 
-It lives and dies with the API process that started it, and takes work only from its private socket.
+It lives and dies with the API process that started it, and takes work only from the socket FD that it
+inherits from there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
+import select
 import signal
+import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
-import zmq
 
 from pagoda_runtime import cgroup, logs
 from pagoda_runtime.config import ConfigError, EngineConfig
@@ -28,23 +31,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pagoda.engine")
 
-HEARTBEAT_MS = 1000
+HEARTBEAT_SECONDS = 1.0
+_READ_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> int:
     """Load the model, then serve until the parent ends us."""
-    address, parent_pid, config_json = argv
+    descriptor, parent_pid, config_json = argv
     die_with_parent(int(parent_pid))
     # Ctrl-C in a terminal reaches the whole process group; when to stop is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     config = msgspec.json.decode(config_json, type=EngineConfig)
     logs.configure(config.log_level)
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-    socket.set_hwm(0)
-    socket.connect(address)
+    parent = Parent(int(descriptor))
     try:
-        serve(config, socket)
+        serve(config, parent)
     except Exception as error:
         if isinstance(error, ConfigError):
             reason = str(error)
@@ -52,22 +54,47 @@ def main(argv: list[str]) -> int:
         else:
             reason = f"{type(error).__name__}: {error}"
             log.exception("engine failed")
-        socket.send(ipc.encode(ipc.Fatal(reason)))
-        socket.close(linger=1000)
+        with contextlib.suppress(OSError):
+            parent.tell(ipc.Fatal(reason))
     return 1
 
 
-def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
+class Parent:
+    """The API process, through the socket."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._frames = ipc.Frames()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+
+    def tell(self, message: ipc.FromEngine) -> None:
+        """Send a message. Waits only while the API process has 200 KB or so left to read."""
+        self._socket.sendall(ipc.frame(message))
+
+    def heard(self, patience: float = 0.0) -> list[ipc.ToEngine]:
+        """What it has said; if nothing yet, what it says within so many seconds."""
+        messages: list[ipc.ToEngine] = []
+        # What has begun is on its way: waiting for the rest is shorter than another step.
+        while self._frames.has_begun or self._poll.poll(patience * 1000):
+            patience = 0.0
+            if not (data := self._socket.recv(_READ_BYTES)):
+                raise ConnectionAbortedError("the API process is gone")
+            messages += map(ipc.decode_to_engine, self._frames.feed(data))
+        return messages
+
+
+def serve(config: EngineConfig, parent: Parent) -> None:
     """Run engine steps for ever; returns only by an exception."""
     begun = time.monotonic()
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
     from pagoda_runtime.engine.build import build_engine
 
     def tell(loaded: int, total: int) -> None:
-        socket.send(ipc.encode(ipc.Progress(loaded, total)))
+        parent.tell(ipc.Progress(loaded, total))
 
     core, size, spec = build_engine(config, tell)
-    socket.send(ipc.encode(ipc.Warming()))
+    parent.tell(ipc.Warming())
     core.self_test()
     seconds = time.monotonic() - begun
     log.info(
@@ -79,28 +106,27 @@ def serve(config: EngineConfig, socket: zmq.Socket[bytes]) -> None:
             "max_model_len": size.max_model_len,
         },
     )
-    socket.send(ipc.encode(ipc.Loaded(size.max_model_len, spec.vocab_size, seconds)))
+    parent.tell(ipc.Loaded(size.max_model_len, spec.vocab_size, seconds))
+    shortest = config.min_step_ms / 1000
+    messages: list[ipc.ToEngine] = []
     while True:
-        changed = _receive(core, socket)
+        _take(core, messages, parent)
         if core.has_work:
-            deadline = time.monotonic() + config.min_step_ms / 1000
+            begun = time.monotonic()
             update = ipc.Update(*core.step())
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            socket.send(ipc.encode(update))
+            if (left := begun + shortest - time.monotonic()) > 0:
+                time.sleep(left)
+            parent.tell(update)
+            messages = parent.heard()
         else:
             # Also after an abort, so that freed blocks show at once.
-            socket.send(ipc.encode(ipc.Update([], core.stats())))
-            if not changed:
-                socket.poll(HEARTBEAT_MS)
+            parent.tell(ipc.Update([], core.stats()))
+            messages = parent.heard(HEARTBEAT_SECONDS)
 
 
-def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
-    """Take every message that has arrived; True if there was one."""
-    changed = False
+def _take(core: EngineCore, messages: Sequence[ipc.ToEngine], parent: Parent) -> None:
     accepted: list[str] = []
-    while socket.poll(0):
-        changed = True
-        message = ipc.decode_to_engine(socket.recv())
+    for message in messages:
         if isinstance(message, ipc.Abort):
             core.abort(message.ids)
             continue
@@ -109,10 +135,9 @@ def _receive(core: EngineCore, socket: zmq.Socket[bytes]) -> bool:
             accepted.append(message.id)
         except (ValueError, QueueFullError) as error:
             bound = error.bound if isinstance(error, QueueFullError) else ""
-            socket.send(ipc.encode(ipc.Rejected(message.id, str(error), bound)))
+            parent.tell(ipc.Rejected(message.id, str(error), bound))
     if accepted:
-        socket.send(ipc.encode(ipc.Accepted(accepted)))
-    return changed
+        parent.tell(ipc.Accepted(accepted))
 
 
 def die_with_parent(parent_pid: int) -> None:

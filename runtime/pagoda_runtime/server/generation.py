@@ -116,6 +116,7 @@ class Generation:
     ) -> None:
         self.choices = choices
         self._engine = engine
+        self._metrics = metrics
         self._reply_id = reply_id
         self._arrival = time.monotonic()
         names = [reply_id] if len(choices) == 1 else [f"{reply_id}-{c.index}" for c in choices]
@@ -185,6 +186,9 @@ class Generation:
         for name, choice in self._by_id.items():
             reasons.append(choice.reason or self._unfinished)
             self._meters[name].finish(reasons[-1])
+        for first in self._first_of_prompts():
+            siblings = [c.completion_tokens for c in self.choices if c.prompt == first.prompt]
+            self._metrics.longest_answer.observe(max(siblings))
         seconds = time.monotonic() - self._arrival
         log.info(
             "request finished",

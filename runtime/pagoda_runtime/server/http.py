@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
@@ -41,9 +40,7 @@ def metrics_route(metrics: Metrics) -> Route:
     """`/metrics` in Prometheus' text format."""
 
     async def page(request: Request) -> Response:
-        # Milliseconds of work, which probes and streams need not wait for.
-        content = await asyncio.to_thread(metrics.page)
-        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(await metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Route("/metrics", page)
 

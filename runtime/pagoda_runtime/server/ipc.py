@@ -1,7 +1,9 @@
-"""What the API process and the engine process say to each other: msgspec over a ZMQ pair on a
-private socket.
+"""What the API process and the engine process say to each other: msgspec over a pair of sockets that
+only they have, each message behind its length.
 
-One `Update` per engine step carries everything that step brought to all requests.
+One `Update` per engine step carries everything that step brought to all requests. A bare socket and no
+messaging library: an API process that wakes for a token finds nothing of its code in the caches, so
+what counts is how much of it there is (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -84,6 +86,40 @@ class Fatal(msgspec.Struct, tag=True, array_like=True):
 ToEngine = Submit | Abort
 FromEngine = Progress | Warming | Loaded | Accepted | Update | Rejected | Fatal
 
+_LENGTH_BYTES = 4
+
 encode = msgspec.msgpack.Encoder().encode
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
 decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+
+
+def frame(message: ToEngine | FromEngine) -> bytes:
+    """A message as it goes through the socket."""
+    body = encode(message)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+class Frames:
+    """Cuts what comes out of the socket into messages, in whatever pieces it comes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def has_begun(self) -> bool:
+        """True if a message is here in part."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are whole now, still encoded."""
+        data = self._rest + data
+        messages, begin = [], 0
+        while len(data) - begin >= _LENGTH_BYTES:
+            body = begin + _LENGTH_BYTES
+            end = body + int.from_bytes(data[begin:body], "little")
+            if end > len(data):
+                break
+            messages.append(data[body:end])
+            begin = end
+        self._rest = data[begin:]
+        return messages

@@ -24,9 +24,14 @@ class RequestMeter:
         self.first_token: float | None = None
         self.last_token = arrival
         self.completion_tokens = 0
+        self.computed_tokens: int | None = None  # of the prompt
+        self.num_preemptions = 0
 
     def on_delta(self, delta: Delta) -> None:
         """Take note of what a step brought. The path of every token: keep it cheap."""
+        self.num_preemptions = max(self.num_preemptions, delta.num_preemptions)
+        if delta.cached_tokens is not None:
+            self.computed_tokens = self.prompt_tokens - delta.cached_tokens
         if not delta.token_ids:
             return
         now = time.monotonic()
@@ -47,6 +52,9 @@ class RequestMeter:
         metrics.prompt_length.observe(self.prompt_tokens)
         metrics.answer_length.observe(self.completion_tokens)
         metrics.max_tokens.observe(self.params.max_tokens)
+        metrics.preemptions.observe(self.num_preemptions)
+        if self.computed_tokens is not None:
+            metrics.prefill_computed.observe(self.computed_tokens)
         if self.first_token is not None and self.scheduled is not None:
             metrics.queue.observe(self.scheduled - self.arrival)
             metrics.prefill.observe(self.first_token - self.scheduled)

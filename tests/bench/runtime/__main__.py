@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from dev import vllm_cpu
 from tests.bench.runtime import goals, llama_cpp, report
 from tests.bench.runtime.model import Model, model
 from tests.bench.runtime.rounds import Figures, Rounds
@@ -86,7 +85,7 @@ def _setting(subject: Model) -> str:
             f"model: {subject.name}, {subject.layer_parameters / 1e6:.1f} M parameters in layers, "
             f"{subject.head_parameters / 1e6:.1f} M in the tied head, bfloat16",
             f"Python {platform.python_version()}, llama.cpp {llama_cpp.version()}, "
-            f"{vllm_cpu.LOCK.stem} by requirements/{vllm_cpu.LOCK.name}",
+            "vllm-cpu by requirements/vllm-cpu.txt",
             f"load average at the start: {os.getloadavg()[0]:.1f}",
         ]
     )

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from tests.bench.runtime.servers import Server
 from tests.bench.runtime.vocabulary import Prompt
 
@@ -78,45 +76,77 @@ def spread(
 async def _spread(
     servers: Sequence[Server], prompts: Sequence[Prompt], tokens: int, sampling: Mapping[str, float]
 ) -> Wave:
-    # A connection per request: llama-server closes kept ones now and then.
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=900)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        asked = [
-            _ask(
-                session,
-                f"http://127.0.0.1:{server.port}/v1/completions",
-                server.recipe.body(prompt, tokens, sampling),
-                tokens,
-            )
-            for server, prompt in zip(servers, prompts, strict=True)
-        ]
+    asked = [
+        _ask(server.port, server.recipe.body(prompt, tokens, sampling), tokens)
+        for server, prompt in zip(servers, prompts, strict=True)
+    ]
+    async with asyncio.timeout(900):
         return Wave(await asyncio.gather(*asked))
 
 
-async def _ask(
-    session: aiohttp.ClientSession, url: str, body: Mapping[str, Any], tokens: int
-) -> Answer:
+async def _ask(port: int, body: Mapping[str, Any], tokens: int) -> Answer:
+    loop = asyncio.get_running_loop()
     sent = time.monotonic()
-    first = 0.0
-    usage: Mapping[str, Any] | None = None
-    async with session.post(url, json=body) as response:
-        if response.status != 200:
-            raise WrongAnswerError(f"{url}: {response.status} {await response.text()}")
-        async for line in response.content:
-            # Most chunks are not read further: the client's time is the servers' time here.
-            if not first and line.startswith(b"data: {") and _has_text(line):
-                first = time.monotonic()
-            if b'"completion_tokens"' in line:
-                usage = json.loads(line.removeprefix(b"data: "))["usage"]
-    last = time.monotonic()
-    counted = usage["completion_tokens"] if usage else None
-    if counted != tokens:
-        raise WrongAnswerError(f"{url}: asked for {tokens} tokens, got {counted}")
-    # One token can be half a character: then there is no text to wait for.
-    return Answer(sent, first or last, last, tokens)
+    _, stream = await loop.create_connection(
+        lambda: _Stream(_request(port, body)), "127.0.0.1", port
+    )
+    await stream.ended
+    return stream.answer(sent, tokens)
 
 
-def _has_text(line: bytes) -> bool:
-    choices = json.loads(line.removeprefix(b"data: ")).get("choices")
-    return bool(choices and choices[0].get("text"))
+def _request(port: int, body: Mapping[str, Any]) -> bytes:
+    # A connection per request: llama-server closes kept ones now and then.
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+class _Stream(asyncio.Protocol):
+    """A request and what comes back. The client's time is the servers' time here, so it is only kept,
+    and read when all of it is there.
+    """
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self._pieces: list[tuple[float, bytes]] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append((time.monotonic(), data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+    def answer(self, sent: float, tokens: int) -> Answer:
+        """What was measured; WrongAnswerError unless it has so many tokens."""
+        received = b"".join(data for _, data in self._pieces)
+        if not received.startswith(b"HTTP/1.1 200 "):
+            raise WrongAnswerError(received.decode(errors="replace"))
+        first, counted, end = 0.0, None, 0
+        for line in received.splitlines(keepends=True):
+            end += len(line)
+            if line.startswith(b"data: {"):  # the lines between are HTTP's chunks
+                event = json.loads(line.removeprefix(b"data: "))
+                if not first and any(choice.get("text") for choice in event.get("choices", ())):
+                    first = self._time_of(end)
+                counted = (event.get("usage") or {}).get("completion_tokens", counted)
+        if counted != tokens:
+            raise WrongAnswerError(f"asked for {tokens} tokens, got {counted}")
+        last = self._pieces[-1][0]
+        # One token can be half a character: then there is no text to wait for.
+        return Answer(sent, first or last, last, tokens)
+
+    def _time_of(self, end: int) -> float:
+        """When the first so many bytes were there."""
+        for moment, data in self._pieces:
+            end -= len(data)
+            if end <= 0:
+                return moment
+        raise AssertionError("more than was received")

@@ -1,6 +1,5 @@
 """The sides that serve HTTP: how each is started, and that all but one stand still."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -14,9 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dev import vllm_cpu
-from dev.cluster.build import cache_folder
-from dev.once import made_once
+from dev import locked, vllm_cpu
 from dev.packages import require
 from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.model import Model
@@ -85,9 +82,10 @@ def _vllm(model: Model) -> Recipe:
     command += ["--model", str(model.folder), "--host", "127.0.0.1", "--port", "{port}"]
     command += ["--dtype", "bfloat16", "--max-model-len", str(MAX_MODEL_LEN)]
     require({"libtcmalloc-minimal4": [_TCMALLOC]})
+    openmp = locked.packages("bench-runtime") / "lib" / "libiomp5.so"
     environment = {
         # As its documentation advises; without the second one it is 10 to 15 % slower.
-        "LD_PRELOAD": f"{_TCMALLOC}:{_extras() / 'lib' / 'libiomp5.so'}",
+        "LD_PRELOAD": f"{_TCMALLOC}:{openmp}",
         "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
         # By itself it would leave one core to its HTTP server, half of this machine.
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, CORES)),
@@ -118,23 +116,9 @@ def _transformers(model: Model) -> Recipe:
     environment = {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(THREADS),
-        "PYTHONPATH": str(_extras()),
+        "PYTHONPATH": str(locked.packages("bench-runtime")),
     }
     return Recipe(command, "/health", str(model.folder), environment=environment, takes_ids=False)
-
-
-def _extras() -> Path:
-    """The folder with what peers need or profit from and vLLM's environment does not have."""
-    lock = vllm_cpu.LOCK.with_name("bench-runtime.txt")
-
-    def install(folder: Path) -> None:
-        uv = Path(sys.executable).with_name("uv")
-        command = [str(uv), "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-        command += ["--target", str(folder), "--requirements", str(lock)]
-        subprocess.run(command, check=True)
-
-    key = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
-    return made_once(cache_folder() / "venvs" / f"bench-runtime-{key}", install)
 
 
 _RECIPES = {

@@ -16,6 +16,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pagoda.autoscaling.scraping.page import Table
+from pagoda.engines.pagoda import PROFILE
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -209,6 +211,8 @@ def test_a_request_is_counted_in_each_metric(operated: Operated) -> None:
     assert grown["inter_token_latency_seconds_count"] == 4
     sums = {"request_prompt_tokens": 12, "request_generation_tokens": 5}
     sums |= {"request_params_max_tokens": 5, "request_params_n": 1}
+    sums |= {"request_prefill_kv_computed_tokens": 12, "request_num_preemptions": 0}
+    sums |= {"request_max_num_generation_tokens": 5}
     for name, value in sums.items():
         assert (grown[f"{name}_count"], grown[f"{name}_sum"]) == (1, value), name
     parts = [f"request_{part}_time_seconds" for part in ("queue", "prefill", "decode", "inference")]
@@ -222,6 +226,28 @@ def test_a_request_is_counted_in_each_metric(operated: Operated) -> None:
     assert queue + inference <= grown["e2e_request_latency_seconds_sum"]
     assert decode / 4 == pytest.approx(grown["request_time_per_output_token_seconds_sum"])
     assert after["ready"] == 1
+
+
+def test_prompt_tokens_from_the_cache_are_no_work(operated: Operated) -> None:
+    """Of what the operator reads from the page, the demand law takes prompt tokens as work."""
+    table = Table(PROFILE.metrics, averaged=frozenset())
+    prompt = "x" * 70  # two blocks of 32, and a rest
+    work, found = [], []
+    for _ in range(2):
+        assert operated.complete(prompt=prompt, max_tokens=1).status_code == 200
+        page = operated.metrics()
+        work.append(table.read(page.encode())["prompt_tokens"])
+        samples = {
+            (s.name, s.labels.get("source")): s.value
+            for family in text_string_to_metric_families(page)
+            for s in family.samples
+        }
+        found.append(samples["pagoda_prompt_tokens_by_source_total", "local_cache_hit"])
+        assert samples["pagoda_prompt_tokens_total", None] == work[-1] + found[-1]
+        assert samples["pagoda_prompt_tokens_cached_total", None] == found[-1]
+        hits = samples["pagoda_prefix_cache_hits_total", None]
+        assert samples["pagoda_prompt_tokens_cached_by_source_total", "device"] == hits == found[-1]
+    assert (work[1] - work[0], found[1] - found[0]) == (6, 64)
 
 
 def test_the_start_is_told_by_its_phases(operated: Operated) -> None:

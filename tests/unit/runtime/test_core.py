@@ -130,6 +130,20 @@ def test_cached_tokens_are_those_of_the_first_admission() -> None:
         deltas += [delta for delta in core.step()[0] if delta.id == "new"]
     assert core.stats().preemptions_total == 1
     assert [delta.cached_tokens for delta in deltas] == [4]
+    assert [delta.num_preemptions for delta in deltas] == [1]
+
+
+def test_cached_prompt_tokens_are_counted_apart() -> None:
+    core = engine(Counting(), Clock())
+    for name in ("first", "second"):
+        core.add(Request(name, [5] * 10, SamplingParams(max_tokens=2)))
+        stats = []
+        while core.has_work:
+            stats.append(core.step()[1])
+        found = 0 if name == "first" else 8
+        assert sum(s.prompt_tokens for s in stats) == 10
+        assert sum(s.cached_tokens for s in stats) == found
+        assert stats[0].cached_tokens == found, "told with the step that found them"
 
 
 def test_a_passed_deadline_ends_a_request_without_a_token() -> None:

@@ -2,12 +2,15 @@
 once because it never imports torch.
 """
 
+import itertools
 import json
 import logging
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 from pagoda_runtime.logs import JsonFormatter
 from pagoda_runtime.server import ipc
@@ -38,6 +41,24 @@ def test_a_request_arrives_as_it_was_sent(params: SamplingParams | PoolingParams
     assert arrived == sent
     assert isinstance(arrived, ipc.Submit)
     assert type(arrived.params) is type(params)
+
+
+@given(
+    names=st.lists(st.lists(st.text(max_size=3), max_size=3), max_size=5),
+    lengths=st.lists(st.integers(0, 9)),
+)
+def test_messages_arrive_whole_in_whatever_pieces_they_come(
+    names: list[list[str]], lengths: list[int]
+) -> None:
+    sent = [ipc.Abort(ids) for ids in names]
+    stream = b"".join(map(ipc.frame, sent))
+    cuts = [0, *(cut for cut in itertools.accumulate(lengths) if cut < len(stream)), len(stream)]
+    frames, arrived = ipc.Frames(), []
+    for begin, end in itertools.pairwise(cuts):
+        arrived += map(ipc.decode_to_engine, frames.feed(stream[begin:end]))
+        whole = sum(len(ipc.frame(message)) for message in arrived)
+        assert frames.has_begun == (whole < end)
+    assert arrived == sent
 
 
 def test_a_log_line_is_one_line_of_json() -> None:

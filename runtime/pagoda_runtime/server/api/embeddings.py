@@ -119,8 +119,8 @@ async def _ids(api: Api, request: EmbeddingRequest, item: str | list[int]) -> li
         raise bad_request("an input is empty", "input")
     if len(ids) > api.limits.max_model_len:
         raise bad_request(
-            f"this model's context length is {api.limits.max_model_len} tokens, but an input has "
-            f"{len(ids)}",
+            f"this model's maximum context length is {api.limits.max_model_len} tokens, but an "
+            f"input has {len(ids)}",
             "input",
             "context_length_exceeded",
         )

@@ -71,9 +71,10 @@ def _answer_limit(
     wanted = prompt_length + (1 if limit is None else limit)
     if wanted > max_model_len:
         raise bad_request(
-            f"this model's context length is {max_model_len} tokens, but {wanted} were requested: "
-            f"{prompt_length} in the prompt and {'at least 1' if limit is None else limit} for the "
-            "answer",
+            # OpenAI's words: clients look for them.
+            f"this model's maximum context length is {max_model_len} tokens, but {wanted} were "
+            f"requested: {prompt_length} in the prompt and "
+            f"{'at least 1' if limit is None else limit} for the answer",
             prompt_param,
             "context_length_exceeded",
         )

@@ -41,21 +41,41 @@ def used(step: Step) -> dict[str, list]:
     }
 
 
-@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True), max_size=12))
-def test_decodes_are_as_filled_anew(steps: list[list[int]]) -> None:
-    """Each step is of some of six requests, in some order; often the same ones again."""
+def add_token(requests: list[Request]) -> None:
+    for each in requests:
+        each.token_ids.append(1000 + each.num_tokens)
+
+
+some_of_six = st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True)
+
+
+@given(st.lists(st.tuples(some_of_six, st.booleans()), max_size=12))
+def test_decodes_are_as_filled_anew(steps: list[tuple[list[int], bool]]) -> None:
+    """Each step is of some of six requests, in some order; often the same ones again. Their last
+    tokens are known, or still on the device.
+    """
     requests = [request(i, 2 + i) for i in range(6)]
     buffers = StepBuffers(LIMITS, DEVICE)
-    for chosen in [each for step in steps for each in (step, step, step)]:
-        if any(requests[i].num_tokens >= LIMITS.blocks * BLOCK for i in chosen):
+    for chosen, known in [each for step in steps for each in (step, step, step)]:
+        if any(requests[i].num_tokens >= LIMITS.blocks * BLOCK - 1 for i in chosen):
             return
-        chunks = [Chunk(requests[i], requests[i].num_tokens - 1, 1) for i in chosen]
-        found = used(buffers.fill_decodes(chunks, 6))
-        assert found == used(StepBuffers(LIMITS, DEVICE).fill_decodes(chunks, 6))
-        assert found["slots"][len(chunks) :] == [-1] * (6 - len(chunks))
-        assert found["decodes"][0][len(chunks) :] == [-1] * (6 - len(chunks))
-        for i in chosen:
-            requests[i].token_ids.append(1000 + requests[i].num_tokens)
+        some = [requests[i] for i in chosen]
+        if known:
+            found = used(buffers.fill_decodes(some, 6))
+        else:
+            tokens = torch.tensor([r.num_tokens + 1000 for r in reversed(some)], dtype=torch.int32)
+            places = list(reversed(range(len(some))))
+            found = used(buffers.fill_ahead(some, 6, tokens.to(DEVICE), places))
+            add_token(some)
+        assert found == used(StepBuffers(LIMITS, DEVICE).fill_decodes(some, 6))
+        chunks = [Chunk(r, r.num_tokens - 1, 1) for r in some]
+        plain = used(StepBuffers(LIMITS, DEVICE).fill(chunks))
+        for name in ("tokens", "positions", "slots", "sequences", "blocks", "at", "seeds"):
+            assert found[name][: len(some)] == plain[name], name
+        assert found["slots"][len(some) :] == [-1] * (6 - len(some))
+        assert found["decodes"][0][len(some) :] == [-1] * (6 - len(some))
+        if known:
+            add_token(some)
 
 
 def test_a_mixed_step() -> None:
