@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pagoda_runtime import __doc__ as package_doc
-from pagoda_runtime.config import ConfigError, EngineConfig, ServeConfig
+from pagoda_runtime.config import CPU_SIZES, GPU_SIZES, ConfigError, EngineConfig, ServeConfig
+from pagoda_runtime.devices import has_gpu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +34,10 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
     if os.environ.get("VLLM_API_KEY"):
         # Who comes from vLLM with it believes to be protected.
         raise ConfigError("VLLM_API_KEY is not read here: put the keys in a file, --api-key-file")
-    engine = EngineConfig(
-        **{name: getattr(arguments, name) for name in EngineConfig.__dataclass_fields__},
-    )
+    given = {name: getattr(arguments, name) for name in EngineConfig.__dataclass_fields__}
+    on_gpu = arguments.execution == "cuda" or (arguments.execution == "auto" and has_gpu())
+    defaults = GPU_SIZES if on_gpu else CPU_SIZES
+    engine = EngineConfig(**given | {n: v for n, v in defaults.items() if given[n] is None})
     return ServeConfig(
         engine=engine,
         served_model_names=tuple(arguments.served_model_name),
@@ -53,6 +55,10 @@ def to_config(arguments: argparse.Namespace) -> ServeConfig:
         metrics_compat=arguments.metrics_compat,
         max_connections=arguments.max_connections,
     )
+
+
+def _sized(text: str, name: str) -> str:
+    return f"{text}; default: {CPU_SIZES[name]}, on a GPU {GPU_SIZES[name]}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,12 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default=engine.dtype)
     model.add_argument(
         "--quantization",
-        choices=("int8",),
-        help="weights and activations in 8 bits (W8A8), where an execution has it",
+        choices=("int8", "fp8"),
+        help="weights and activations in 8 bits (W8A8): int8 on CPUs, fp8 on GPUs",
     )
     model.add_argument(
         "--execution",
-        choices=("auto", "native", "torch"),
+        choices=("auto", "cuda", "native", "torch"),
         default=engine.execution,
         help="what computes the model; auto takes the fastest that runs here",
     )
@@ -111,13 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "--max-model-len", type=int, metavar="TOKENS", help="context length; default: the model's"
     )
     sizes.add_argument(
-        "--max-num-seqs", type=int, default=engine.max_num_seqs, help="requests in one step"
+        "--max-num-seqs",
+        type=int,
+        metavar="REQUESTS",
+        help=_sized("requests in one step", "max_num_seqs"),
     )
     sizes.add_argument(
         "--max-num-batched-tokens",
         type=int,
-        default=engine.max_num_batched_tokens,
-        help="tokens in one step",
+        metavar="TOKENS",
+        help=_sized("tokens in one step", "max_num_batched_tokens"),
     )
     sizes.add_argument(
         "--max-num-queued-reqs",
@@ -145,7 +154,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="BYTES",
         help="default: what --max-num-seqs full-length requests need, at most what the memory limit "
-        "leaves beside weights and activations",
+        "leaves beside weights and activations; on a GPU what --gpu-memory-utilization leaves",
+    )
+    sizes.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=engine.gpu_memory_utilization,
+        metavar="SHARE",
+        help="of a GPU's memory, for weights, activations and the KV cache",
     )
     sizes.add_argument(
         "--min-step-ms",

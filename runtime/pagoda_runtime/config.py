@@ -13,6 +13,12 @@ class ConfigError(ValueError):
     """
 
 
+# The largest step by default. A CPU's products are as fast as they get with some hundred tokens, a
+# GPU's with thousands.
+CPU_SIZES = {"max_num_seqs": 32, "max_num_batched_tokens": 256}
+GPU_SIZES = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """What the engine process needs; travels to it as JSON.
@@ -26,17 +32,18 @@ class EngineConfig:
 
     model: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantization: Literal["int8"] | None = None
-    execution: Literal["auto", "native", "torch"] = "auto"
+    quantization: Literal["int8", "fp8"] | None = None
+    execution: Literal["auto", "cuda", "native", "torch"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     max_model_len: int | None = None
-    max_num_seqs: int = 32
-    max_num_batched_tokens: int = 256
+    max_num_seqs: int = CPU_SIZES["max_num_seqs"]
+    max_num_batched_tokens: int = CPU_SIZES["max_num_batched_tokens"]
     max_num_queued_reqs: int | None = None
     max_num_queued_tokens: int | None = None
     block_size: int = 32
     enable_prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
     seed: int = 0
     min_step_ms: float = 0.0
     log_level: str = "info"
@@ -54,6 +61,8 @@ class EngineConfig:
                 f"--max-num-seqs {self.max_num_seqs} is above --max-num-batched-tokens "
                 f"{self.max_num_batched_tokens}: every running request needs one token of each step"
             )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError("--gpu-memory-utilization must be above 0 and at most 1")
         for name in ("min_step_ms", "max_num_queued_reqs", "max_num_queued_tokens"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must not be negative")

@@ -1,5 +1,5 @@
-"""From flags to an engine: read the model's shape, size the cache, load an execution of the model,
-put the scheduler in front of it.
+"""From flags to an engine: read the model's shape, load an execution of the model with its cache, put
+the scheduler in front of it.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from pagoda_runtime import devices
 from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.core import EngineCore
-from pagoda_runtime.engine.kv_size import KVSize, size_kv_cache
+from pagoda_runtime.engine.kv_size import KVSize
 from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import ExecutionUnavailableError, Runner
@@ -29,8 +30,7 @@ def build_engine(
     """
     spec = read_spec(Path(config.model))
     dtype = choose_dtype(config.dtype, spec)
-    size = size_kv_cache(config, spec, dtype)
-    runner = _load(config, spec, size, LoadProgress(spec, dtype, tell))
+    runner, size = _load(config, spec, LoadProgress(spec, dtype, tell))
     scheduler = Scheduler(
         BlockPool(size.num_blocks, config.block_size),
         max_num_seqs=config.max_num_seqs,
@@ -40,43 +40,54 @@ def build_engine(
         max_num_queued_tokens=config.max_num_queued_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
         window=spec.largest_window,
+        ahead=runner.looks_ahead,
     )
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 
 
-def _native(
-    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
-) -> Runner:
+Loaded = tuple[Runner, KVSize]
+
+
+def _cuda(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> Loaded:
+    if config.execution == "auto" and not devices.has_gpu():
+        raise ExecutionUnavailableError("there is no GPU")
+    from pagoda_runtime.gpu import runner
+
+    return runner.load(config, spec, progress)
+
+
+def _native(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> Loaded:
     from pagoda_runtime.native import runner
 
-    return runner.load(config, spec, size, progress)
+    return runner.load(config, spec, progress)
 
 
-def _torch(config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress) -> Runner:
+def _torch(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> Loaded:
     # Seconds to import, so only if this execution is used.
     from pagoda_runtime.engine import torch_runner
 
-    return torch_runner.load(config, spec, size, progress)
+    return torch_runner.load(config, spec, progress)
 
 
-# By the values of --execution, fastest first. Each loads the weights and allocates the KV blocks,
-# imports what it needs itself, and raises ExecutionUnavailableError where it cannot run.
-EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, KVSize, LoadProgress], Runner]] = {
+# By the values of --execution, fastest first. Each loads the weights, sizes and allocates the KV
+# blocks, imports what it needs itself, and raises ExecutionUnavailableError where it cannot run.
+EXECUTIONS: dict[str, Callable[[EngineConfig, DecoderSpec, LoadProgress], Loaded]] = {
+    "cuda": _cuda,
     "native": _native,
     "torch": _torch,
 }
 
 
-def _load(config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress) -> Runner:
+def _load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> Loaded:
     """The execution that was asked for; for `auto` the first that can run here."""
     names = list(EXECUTIONS) if config.execution == "auto" else [config.execution]
     reasons = []
     for name in names:
         try:
-            runner = EXECUTIONS[name](config, spec, size, progress)
+            loaded = EXECUTIONS[name](config, spec, progress)
         except ExecutionUnavailableError as error:
             reasons.append(f"{name}: {error}")
             continue
         log.info("execution chosen", extra={"execution": name, "unavailable": reasons})
-        return runner
+        return loaded
     raise ConfigError(f"the model cannot be executed here ({'; '.join(reasons)})")

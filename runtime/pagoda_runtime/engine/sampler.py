@@ -44,12 +44,12 @@ def sample(logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
 
 def score(logits: Tensor, tokens: Sequence[int], count: int) -> list[Sampled]:
     """How likely each row of logits [rows, vocab] made its token, and the `count` likeliest."""
-    return [_describe(row, token, count) for row, token in zip(logits, tokens, strict=True)]
+    return [describe(row, token, count) for row, token in zip(logits, tokens, strict=True)]
 
 
 def _sample_row(logits: Tensor, request: Request) -> Sampled:
     params = request.sampling
-    adjusted = _adjust(logits, request)
+    adjusted = adjust(logits, request)
     if params.temperature == 0.0:
         token = int(adjusted.argmax())
     else:
@@ -57,10 +57,11 @@ def _sample_row(logits: Tensor, request: Request) -> Sampled:
         token = _invert(weights, uniform(params.seed or 0, request.num_tokens))
     if params.logprobs is None:
         return Sampled(token)
-    return _describe(logits, token, params.logprobs)
+    return describe(logits, token, params.logprobs)
 
 
-def _describe(logits: Tensor, token: int, count: int) -> Sampled:
+def describe(logits: Tensor, token: int, count: int) -> Sampled:
+    """How likely a row of logits [vocab] made the token, and its `count` likeliest tokens."""
     logprobs = logits.log_softmax(dim=-1)
     if count == 0:
         return Sampled(token, float(logprobs[token]))
@@ -69,8 +70,8 @@ def _describe(logits: Tensor, token: int, count: int) -> Sampled:
     return Sampled(token, float(logprobs[token]), tuple(top))
 
 
-def _adjust(logits: Tensor, request: Request) -> Tensor:
-    """Bias and penalties; → a new row, or the same one if there are none."""
+def adjust(logits: Tensor, request: Request) -> Tensor:
+    """Steps 2 to 4 on a row [vocab]: bias and penalties; → a new row, or the same if there are none."""
     params = request.sampling
     if biases := request.biases:
         logits = logits.clone()
@@ -78,15 +79,16 @@ def _adjust(logits: Tensor, request: Request) -> Tensor:
             if 0 <= token < len(logits):
                 logits[token] += bias
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(request.token_ids)))
+        seen = torch.tensor(sorted(set(request.token_ids)), device=logits.device)
         values, penalty = logits[seen], params.repetition_penalty
         penalised = torch.where(values > 0, values / penalty, values * penalty)
         logits = logits.index_copy(0, seen, penalised)
     counts = Counter(request.token_ids[len(request.prompt_ids) :])
     if counts and (params.frequency_penalty or params.presence_penalty):
-        penalties = torch.tensor(list(counts.values()), dtype=logits.dtype)
+        penalties = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
         penalties = penalties * params.frequency_penalty + params.presence_penalty
-        logits = logits.index_add(0, torch.tensor(list(counts)), -penalties)
+        tokens = torch.tensor(list(counts), device=logits.device)
+        logits = logits.index_add(0, tokens, -penalties)
     return logits
 
 

@@ -12,11 +12,17 @@ from pagoda_runtime import cgroup
 from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceChunk
 from pagoda_runtime.attention.paged_torch import PagedTorchAttention
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.kv_size import KVSize, logits_rows
+from pagoda_runtime.engine.kv_size import KVSize, logits_rows, size_kv_cache
 from pagoda_runtime.engine.progress import LoadProgress
-from pagoda_runtime.engine.request import PoolingParams
-from pagoda_runtime.engine.sampler import sample, score
-from pagoda_runtime.engine.step import Chunk, ChunkOutput, ExecutionUnavailableError, Sampled
+from pagoda_runtime.engine.reading import read_prompt
+from pagoda_runtime.engine.sampler import sample
+from pagoda_runtime.engine.step import (
+    Chunk,
+    ChunkOutput,
+    ExecutionUnavailableError,
+    Runner,
+    Sampled,
+)
 from pagoda_runtime.model.decoder import Decoder
 from pagoda_runtime.model.loader import read_weights
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
@@ -26,6 +32,8 @@ _NO_MEMORY = "DefaultCPUAllocator: "
 
 class TorchRunner:
     """Turns the scheduler's chunks into one flat batch of tokens for the decoder."""
+
+    looks_ahead = False
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend, logits_rows: int) -> None:
         self._decoder = decoder
@@ -53,7 +61,10 @@ class TorchRunner:
         parts = torch.split(hidden, [chunk.length for chunk in chunks])
         sampled = self._sample(chunks, parts)
         return [
-            ChunkOutput(sampled.get(chunk.request.id), *self._read(chunk, part))
+            ChunkOutput(
+                sampled.get(chunk.request.id),
+                *read_prompt(chunk, part, self._decoder.logits, self._logits_rows),
+            )
             for chunk, part in zip(chunks, parts, strict=True)
         ]
 
@@ -66,26 +77,6 @@ class TorchRunner:
         logits = self._decoder.logits(torch.stack([row for _, row in last]))
         return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
 
-    def _read(self, chunk: Chunk, hidden: Tensor) -> tuple[Sequence[Sampled], list[float] | None]:
-        """What the request wants of its prompt: prompt_logprobs and hidden_sum of a ChunkOutput."""
-        request, wanted = chunk.request, chunk.wanted
-        if not wanted:
-            return (), None
-        rows = hidden[wanted.start - chunk.start : wanted.stop - chunk.start]
-        if isinstance(request.params, PoolingParams):
-            total = rows.sum(dim=0, dtype=torch.float64)
-            if request.hidden_sum is not None:
-                total += torch.tensor(request.hidden_sum, dtype=torch.float64)
-            return (), total.tolist()
-        count = request.params.prompt_logprobs
-        assert count is not None
-        targets = request.prompt_ids[wanted.start + 1 : wanted.stop + 1]
-        scores: list[Sampled] = []
-        for begin in range(0, len(rows), self._logits_rows):
-            some = slice(begin, begin + self._logits_rows)
-            scores += score(self._decoder.logits(rows[some]), targets[some], count)
-        return scores, None
-
 
 def _own_blocks(chunk: Chunk) -> list[int]:
     """The request's block table. What has left the window is gathered too, and masked then: from a
@@ -95,22 +86,23 @@ def _own_blocks(chunk: Chunk) -> list[int]:
     return [table[passed]] * passed + table[passed:]
 
 
-def load(
-    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
-) -> TorchRunner:
+def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tuple[Runner, KVSize]:
     """The runner with its weights and its cache."""
     if config.quantization is not None:
         raise ExecutionUnavailableError(f"plain torch has no --quantization {config.quantization}")
+    name = choose_dtype(config.dtype, spec)
+    size = size_kv_cache(config, spec, name)
     torch.set_num_threads(cgroup.thread_count())
-    dtype = getattr(torch, choose_dtype(config.dtype, spec))
+    dtype = getattr(torch, name)
     weights = dict(
         progress.watch(
             read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
         )
     )
     layout = KVLayout(size.num_blocks, config.block_size, dtype)
-    return TorchRunner(
+    runner = TorchRunner(
         Decoder(spec, weights, size.max_model_len),
         PagedTorchAttention(spec, layout),
         logits_rows(config.max_num_seqs),
     )
+    return runner, size

@@ -25,6 +25,13 @@ class Attend(Protocol):
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] → like q."""
 
 
+class Product(Protocol):
+    """A product with a layer's weights, whatever they are stored in."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] → [rows, out]."""
+
+
 @dataclass(frozen=True)
 class Linear:
     """y = x · weightᵀ + bias; weight [out, in]."""
@@ -44,13 +51,13 @@ class Layer:
     """
 
     input_norm: Tensor
-    qkv: Linear
+    qkv: Product
     q_norm: Tensor | None
     k_norm: Tensor | None
-    o: Linear
+    o: Product
     post_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
 
 
 class Decoder:

@@ -10,10 +10,16 @@ import numpy as np
 
 from pagoda_runtime import cgroup
 from pagoda_runtime.config import EngineConfig
-from pagoda_runtime.engine.kv_size import KVSize, logits_rows
+from pagoda_runtime.engine.kv_size import KVSize, logits_rows, size_kv_cache
 from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.request import PoolingParams, Request
-from pagoda_runtime.engine.step import Chunk, ChunkOutput, ExecutionUnavailableError, Sampled
+from pagoda_runtime.engine.step import (
+    Chunk,
+    ChunkOutput,
+    ExecutionUnavailableError,
+    Runner,
+    Sampled,
+)
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
 from pagoda_runtime.native.library import (
     ROW,
@@ -30,6 +36,8 @@ from pagoda_runtime.native.weights import read_weights
 
 class NativeRunner:
     """Turns chunks into the library's arrays."""
+
+    looks_ahead = False
 
     def __init__(self, model: Model, block_size: int, hidden_size: int) -> None:
         self._model = model
@@ -166,14 +174,14 @@ def _sampled(result: Result, row: int, wanted: int | None) -> Sampled:
     return Sampled(token, float(result.logprobs[row]), tuple(top))
 
 
-def load(
-    config: EngineConfig, spec: DecoderSpec, size: KVSize, progress: LoadProgress
-) -> NativeRunner:
+def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tuple[Runner, KVSize]:
     """The runner with its weights and its cache; ExecutionUnavailableError says what it lacks."""
-    if choose_dtype(config.dtype, spec) != "bfloat16":
+    dtype = choose_dtype(config.dtype, spec)
+    if dtype != "bfloat16":
         raise ExecutionUnavailableError("it computes in bfloat16 and the model is float32")
     if config.block_size % 2 != 0:
         raise ExecutionUnavailableError("--block-size must be even for it")
+    size = size_kv_cache(config, spec, dtype)
     try:
         model = create_model(
             load_library(),
@@ -189,4 +197,4 @@ def load(
         raise ExecutionUnavailableError(str(error)) from error
     weights = read_weights(Path(config.model), spec, config.load_format, config.seed)
     load_weights(model, progress.watch(weights))
-    return NativeRunner(model, config.block_size, spec.hidden_size)
+    return NativeRunner(model, config.block_size, spec.hidden_size), size

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields, replace
 from itertools import combinations, product
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+# The reference; on a machine with a GPU, what runs there.
+EXECUTION: Literal["cuda", "torch"] = "cuda" if torch.cuda.is_available() else "torch"
 VOCAB, MAX_LEN, BLOCK = 128, 96, 8
 COMMON = {
     "vocab_size": VOCAB,
@@ -201,6 +204,7 @@ def engine(path: Path, way: Way) -> EngineCore:
     blocks = MAX_LEN // BLOCK + 3 if way.tight else 200
     config = EngineConfig(
         model=str(path),
+        execution=EXECUTION,
         max_num_seqs=min(way.budget, 8),
         max_num_batched_tokens=way.budget,
         max_num_queued_reqs=100,

@@ -138,7 +138,7 @@ def test_rows_do_not_see_each_other() -> None:
 def test_penalties_and_bias(options: dict[str, Any], expected: list[float]) -> None:
     """Prompt 0 1, answer 3 2 3."""
     logits = torch.tensor([2.0, 1.0, -1.0, 0.5])
-    adjusted = sampler._adjust(logits, request(prompt=(0, 1), answer=(3, 2, 3), **options))
+    adjusted = sampler.adjust(logits, request(prompt=(0, 1), answer=(3, 2, 3), **options))
     assert adjusted.tolist() == pytest.approx(expected)
     assert logits.tolist() == [2.0, 1.0, -1.0, 0.5], "the model's own logits stay"
 

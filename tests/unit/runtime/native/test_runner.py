@@ -99,9 +99,8 @@ def test_answers_do_not_depend_on_budget_or_preemption(model_dir: Path, quantiza
 
 def test_sampling_parameters_reach_the_library(model_dir: Path) -> None:
     config = config_of(model_dir)
-    _, size, spec = build_engine(config)
-    progress = LoadProgress(spec, "bfloat16", lambda loaded, total: None)
-    native = runner.load(config, spec, size, progress)
+    spec = read_spec(model_dir)
+    native, _ = runner.load(config, spec, LoadProgress(spec, "bfloat16", lambda *_: None))
 
     def chunk(**params: Any) -> Chunk:
         request = Request("r", [5, 6, 7], SamplingParams(max_tokens=9, **params))

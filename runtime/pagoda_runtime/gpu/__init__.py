@@ -1,0 +1,1 @@
+"""The execution on GPUs: torch and Triton."""
