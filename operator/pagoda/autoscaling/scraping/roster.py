@@ -28,6 +28,7 @@ class Replica:
     labels: dict[str, str]
     address: str
     history: PodHistory
+    found_ready: bool = False  # it had begun to serve before anybody here looked
     engine: str = ""  # whose names its pages have; "" until the first page
     scraped_at: float = 0.0  # seconds since 1970, of the newest page
     error: str = ""  # why the last scrape failed
@@ -132,10 +133,10 @@ class Roster:
             siblings[metadata["uid"]] = replica
         replica.labels = metadata.get("labels", {})
         replica.address = facts.address
-        was = replica.history.state
+        if is_new and facts.ready_since is not None:
+            replica.found_ready = True
+            replica.history.become(PodState.SERVING, now - (time.time() - facts.ready_since))
         replica.history.become(facts.state, now)
-        if is_new and was is not replica.history.state and facts.ready_since is not None:
-            replica.history.start_seconds = facts.ready_since - facts.created
         if is_new:
             self._on_new(replica)
 
@@ -154,6 +155,12 @@ class Roster:
         replica.error = ""
 
     # --- what is asked ------------------------------------------------------------------------
+    @property
+    def is_known_from_birth(self) -> bool:
+        """Tell whether nothing has happened to any pod before it was watched."""
+        everybody = (replica for found in self._pods.values() for replica in found.values())
+        return not any(replica.found_ready for replica in everybody)
+
     def measure(self, key: Key, now: float) -> None:
         """Apply the law to an LLMDeployment, and forget pods of it that are long gone."""
         self._forget(key, now)

@@ -258,10 +258,14 @@ class MetricsServer:
         return registration.claims(self._services.objects.values(), self._options.service)
 
     def _is_whole(self) -> bool:
-        """Tell whether rates can be told: a window has been watched, or there is nothing to watch."""
+        """Tell whether nobody could know more: a window was watched, or every pod from its birth.
+
+        A replica that joins others must not answer from less than they do. One that has missed
+        nothing answers at once, and the law says how young the pods are.
+        """
         if self._watched_since is None:
             return False
-        if not any(found.replicas for found in self._roster.deployments.values()):
+        if self._roster.is_known_from_birth:
             return True
         window = self._options.constants.window
         return time.monotonic() - self._watched_since >= window + self._options.pace.interval
