@@ -29,7 +29,7 @@ from pagoda.autoscaling.server.listener import Listener
 from pagoda.autoscaling.server.registration import Registration, Service
 from pagoda.autoscaling.server.routes import Routes
 from pagoda.autoscaling.server.serving_secret import ServingSecret
-from pagoda.autoscaling.server.values import Values
+from pagoda.autoscaling.server.values import NOT_WHOLE, Values
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError
 from pagoda.kube.mirror import Mirror
@@ -140,7 +140,7 @@ class MetricsServer:
         routes = Routes(
             Authenticator(self._reviewer, lambda: self._front_proxy),
             Authorizer(self._reviewer),
-            Values(self._roster, self._options.constants),
+            Values(self._roster, self._options.constants, self._is_whole),
             peer=self._listener.peer,
             signals=self._signals,
             unready=self.unready,
@@ -179,7 +179,7 @@ class MetricsServer:
         if not self._authentication.synced.is_set():
             return "whom to trust is not known yet"
         if not self._is_whole():
-            return "the first window is not full yet"
+            return NOT_WHOLE
         return ""
 
     # --- what watches tell --------------------------------------------------------------------

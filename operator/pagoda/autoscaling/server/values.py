@@ -1,7 +1,7 @@
 """Looks up what a request asks for."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pagoda.autoscaling.law import Constants, Signal
 from pagoda.autoscaling.scraping.roster import Deployment, Replica, Roster
@@ -11,15 +11,17 @@ from pagoda.autoscaling.server.selectors import Selector, parse
 from pagoda.render.objects import SELECTOR_LABEL
 
 EVERY = "*"
+NOT_WHOLE = "the first window is not full yet"
 RATES = ("demand_tokens_per_second", "served_tokens_per_second")
 
 
 class Values:
     """The values of metrics, from the roster."""
 
-    def __init__(self, roster: Roster, constants: Constants):
-        """Take the roster and what the law assumes."""
+    def __init__(self, roster: Roster, constants: Constants, is_whole: Callable[[], bool]):
+        """Take the roster, what the law assumes, and what tells whether the first window is full."""
         self._roster = roster
+        self._is_whole = is_whole
         self._window = round(constants.window)
 
     def find(
@@ -43,6 +45,9 @@ class Values:
         selector = _parsed(labels)
         if not _parsed(series).fits({}):
             raise ApiError(404, "NotFound", f"{metric} has no series {series}")
+        # Whoever asks past the readiness would scale on sums that grow by the second.
+        if not self._is_whole():
+            raise ApiError(503, "ServiceUnavailable", NOT_WHOLE)
         if resource == PODS:
             return list(self._of_pods(namespace, name, metric, selector))
         return list(self._of_deployments(namespace, name, metric, selector))
