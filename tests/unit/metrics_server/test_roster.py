@@ -82,6 +82,23 @@ def test_what_a_found_pod_runs_is_not_taken_for_new():
     assert not new[0].history.is_watched_from_birth
 
 
+def test_what_was_heard_a_moment_ago_is_in_the_next_answer():
+    known, new = roster()
+    known.on_pod(None, pod())
+    now = time.monotonic()
+    assert known.newest(("ns", "other"), now) is None
+    for second in range(0, 25, 5):
+        tell(known, new[0], now + second, running=4)
+    told = known.newest(KEY, now + 20)
+    assert told is not None
+    assert told.requests_running.value == 4
+    tell(known, new[0], now + 25, running=9)
+    told = known.newest(KEY, now + 25)
+    assert told is not None
+    assert told.requests_running.value == 9
+    assert known.newest(KEY, now + 26) is told, "nothing was heard since"
+
+
 def test_whoever_saw_all_pods_start_knows_everything():
     known, _ = roster()
     assert known.is_known_from_birth, "there are none"

@@ -50,6 +50,8 @@ class Deployment:
     replicas: dict[str, Replica] = field(default_factory=dict)  # by the pod's UID
     signals: law.Signals | None = None
     """What the law said last."""
+    has_news: bool = True
+    """Whether something was heard since."""
 
     @property
     def scraped_at(self) -> float:
@@ -111,6 +113,7 @@ class Roster:
             self._spec_replicas.pop(key, None)
         else:
             self._spec_replicas[key] = after["spec"].get("replicas", 1)
+        self._note(key)
 
     def on_pod(self, before: Object | None, after: Object | None) -> None:
         """Take in a change of an engine's pod."""
@@ -153,6 +156,11 @@ class Roster:
         replica.history.add(PodSample(time=now, **values))
         replica.scraped_at = time.time()
         replica.error = ""
+        self._note(replica.key)
+
+    def _note(self, key: Key) -> None:
+        if (deployment := self.deployments.get(key)) is not None:
+            deployment.has_news = True
 
     # --- what is asked ------------------------------------------------------------------------
     @property
@@ -166,6 +174,7 @@ class Roster:
         self._forget(key, now)
         if (deployment := self.deployments.get(key)) is None:
             return
+        deployment.has_news = False
         deployment.signals = law.measure(
             [replica.history for replica in deployment.replicas.values()],
             now=now,
@@ -174,6 +183,17 @@ class Roster:
             previous=deployment.signals,
             law=self._constants,
         )
+
+    def newest(self, key: Key, now: float) -> law.Signals | None:
+        """Give what the law says with all that was heard until now; None without the object.
+
+        An HPA looks every 15 s: what it is told must not be seconds old on top of that.
+        """
+        if (deployment := self.deployments.get(key)) is None:
+            return None
+        if deployment.has_news:
+            self.measure(key, now)
+        return deployment.signals
 
     @property
     def keys(self) -> list[Key]:

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
-from pagoda.autoscaling.law import Constants, Signal
-from pagoda.autoscaling.scraping.roster import Deployment, Replica, Roster
+from pagoda.autoscaling.law import Constants, Signal, Signals
+from pagoda.autoscaling.scraping.roster import Replica, Roster
 from pagoda.autoscaling.server.answers import ApiError, Reading
 from pagoda.autoscaling.server.discovery import DEPLOYMENTS, METRICS, PODS
 from pagoda.autoscaling.server.selectors import Selector, parse
@@ -57,7 +57,7 @@ class Values:
     ) -> Iterator[Reading]:
         if name == EVERY:
             for (place, key), found in self._roster.deployments.items():
-                signal = _signal(found, metric)
+                signal = _signal(found.signals, metric)
                 known = signal.value is not None
                 if place == namespace and known and selector.fits(found.labels):
                     yield self._reading(key, metric, signal, found.scraped_at)
@@ -65,7 +65,8 @@ class Values:
         deployment = self._roster.deployments.get((namespace, name))
         if deployment is None:
             raise ApiError(404, "NotFound", f'{DEPLOYMENTS} "{name}" not found')
-        signal = _signal(deployment, metric)
+        newest = self._roster.newest((namespace, name), time.monotonic())
+        signal = _signal(newest, metric)
         if signal.value is None:
             why = f"{metric} of {name} is not known: {signal.reason}"
             raise ApiError(503, "ServiceUnavailable", why)
@@ -102,10 +103,10 @@ class Values:
         return Reading(name, signal.value, scraped_at, window)
 
 
-def _signal(deployment: Deployment, metric: str) -> Signal:
-    if deployment.signals is None:
+def _signal(signals: Signals | None, metric: str) -> Signal:
+    if signals is None:
         return Signal(None, "NotMeasuredYet")
-    signal: Signal = getattr(deployment.signals, metric)
+    signal: Signal = getattr(signals, metric)
     return signal
 
 
