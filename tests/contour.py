@@ -14,7 +14,7 @@ import httpx
 
 from dev.cluster import Cluster, binary
 from dev.envoy import envoy
-from tests.operator_process import free_port
+from tests.pagoda_process import free_port
 
 CLASS = "contour"
 CONTROLLER = "projectcontour.io/ingress-controller"

@@ -33,6 +33,17 @@ def eventually(
         time.sleep(every)
 
 
+def remove_namespaces(cluster: Cluster, *names: str) -> None:
+    """Delete namespaces and wait for their pods, which take room on the node.
+
+    The namespaces themselves may stay for up to half of their pods' grace period longer: so long
+    the namespace controller waits before it looks again.
+    """
+    cluster.kubectl("delete", "namespace", *names, "--wait=false")
+    for name in names:
+        eventually(lambda name=name: not Api(cluster, name).list("pods"), timeout=120, every=0.5)
+
+
 class Api:
     """One namespace: what users do by kubectl, what tests look at over HTTP."""
 

@@ -1,17 +1,12 @@
-"""The operator as a process, the way a pod runs it, with short periods."""
+"""The operator as a process, with short periods."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-
-import httpx
+from typing import Self
 
 from tests.kube import eventually
+from tests.pagoda_process import PagodaProcess, free_port
 
 # About twenty times faster than life where a test has to wait for it.
 PERIODS = {
@@ -27,8 +22,8 @@ PERIODS = {
 }
 
 
-class OperatorProcess:
-    """`pagoda operator` against a cluster; killed when the test leaves it."""
+class OperatorProcess(PagodaProcess):
+    """`pagoda operator`."""
 
     def __init__(
         self,
@@ -39,59 +34,20 @@ class OperatorProcess:
         periods: Mapping[str, str] = PERIODS,
         **flags: str,
     ):
-        self._kubeconfig = kubeconfig
-        self._log = log
-        self._ports = {"health-port": free_port(), "metrics-port": free_port()}
-        settings = dict(periods) | {k: str(v) for k, v in self._ports.items()}
+        self._health_port = free_port()
+        settings = {**periods, "health-port": str(self._health_port)}
         settings |= {name.replace("_", "-"): value for name, value in flags.items()}
-        self._command = [sys.executable, "-m", "pagoda", "operator"]
-        self._command += [f"--{name}={value}" for name, value in settings.items()]
-        # One for all polls, without certificates: reading those takes longer than an answer. No
-        # connection is kept, as the process behind it may be another one soon.
-        self._http = httpx.Client(
-            trust_env=False,
-            verify=False,
-            timeout=5,
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
-        self._identity = identity
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("operator", kubeconfig, log, settings, {"POD_NAME": identity})
 
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def process(self) -> subprocess.Popen[bytes]:
-        assert self._process is not None
-        return self._process
-
-    def start(self) -> "OperatorProcess":
-        environment = os.environ | {"KUBECONFIG": str(self._kubeconfig), "POD_NAME": self._identity}
-        with self._log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command, env=environment, stdout=output, stderr=output
-            )
-        try:
-            eventually(self.ready, timeout=60)
-        except AssertionError as error:
-            error.add_note(f"log of operator {self._identity}:\n{self.log[-3000:]}")
-            self.kill()  # in a `with`, nobody else would
-            raise
-        return self
+    def start(self) -> Self:
+        """Start it and wait until it is ready."""
+        return super().start().wait_ready()
 
     def ready(self) -> bool:
-        assert self.process.poll() is None, f"ended: {self.log[-2000:]}"
-        return self._ask("health-port", "/readyz") == 200
+        return self._health("/readyz") == 200
 
     def healthy(self) -> bool:
-        return self._ask("health-port", "/healthz") == 200
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        text = self._http.get(f"http://127.0.0.1:{self._ports['metrics-port']}/metrics").text
-        samples = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
+        return self._health("/healthz") == 200
 
     def leads(self) -> bool:
         return self.metric("leader_election_master_status") == 1
@@ -116,38 +72,5 @@ class OperatorProcess:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        return self.process.wait(timeout=30)
-
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(timeout=10)
-
-    def __enter__(self) -> "OperatorProcess":
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
-
-    def _ask(self, port: str, path: str) -> int:
-        try:
-            url = f"http://127.0.0.1:{self._ports[port]}{path}"
-            return self._http.get(url).status_code
-        except httpx.TransportError:
-            return 0
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def _health(self, path: str) -> int:
+        return self._ask(f"http://127.0.0.1:{self._health_port}{path}")[0]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pagoda.api.crd import custom_resource_definition, to_yaml
+from pagoda.autoscaling import law
 from pagoda.commands import flags
 from pagoda.engines import ENGINES
 from pagoda.fetch.plan import repository
@@ -141,8 +142,12 @@ def _metrics_server_flags(parser: argparse.ArgumentParser) -> None:
     for flag, default, text in (
         ("scrape-seconds", "5", "how often an engine pod is asked"),
         ("scrape-timeout-seconds", "2", "how long it may take to answer"),
-        ("window-seconds", "60", "what rates are taken over"),
-        ("short-window-seconds", "15", "after how long a steep rise is believed"),
+        ("window-seconds", f"{law.DEFAULT.window:g}", "what rates are taken over"),
+        (
+            "short-window-seconds",
+            f"{law.DEFAULT.short_window:g}",
+            "after how long a steep rise is believed",
+        ),
         ("certificate-seconds", "7776000", "life of a serving certificate"),
         ("settle-seconds", "300", "a new authority is published so long before it is used"),
         ("drain-seconds", "5", "a stopping server still answers so long"),
@@ -223,9 +228,14 @@ def _operator(args: argparse.Namespace) -> int:
 
 
 def _metrics_server(args: argparse.Namespace) -> int:
+    try:
+        windows = law.Constants(window=args.window_seconds, short_window=args.short_window_seconds)
+    except ValueError as error:
+        print(f"pagoda: {error}", file=sys.stderr)
+        return 2
+
     from datetime import timedelta
 
-    from pagoda.autoscaling import law
     from pagoda.autoscaling.scraping.scraper import Pace
     from pagoda.autoscaling.server import app
     from pagoda.autoscaling.server.certificates import Rules
@@ -248,7 +258,7 @@ def _metrics_server(args: argparse.Namespace) -> int:
         metrics_port=args.metrics_port,
         drain_seconds=args.drain_seconds,
         pace=Pace(args.scrape_seconds, args.scrape_timeout_seconds, args.scrape_concurrency),
-        constants=law.Constants(window=args.window_seconds, short_window=args.short_window_seconds),
+        constants=windows,
     )
     try:
         return app.main(options)

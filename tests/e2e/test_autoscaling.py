@@ -13,7 +13,7 @@ from dev.cluster import Cluster
 from tests.builders import manifest
 from tests.e2e.install import SYSTEM_NAMESPACE, offer_toy_model
 from tests.e2e.serving import SMALL, START_TIMEOUT, service_url
-from tests.kube import Api, eventually
+from tests.kube import Api, eventually, remove_namespaces
 
 # A step takes 50 ms whatever is in it and has at most two requests: 40 tokens/s, 28 at 70 %.
 ARGS = ["--min-step-ms=50", "--max-num-seqs=2"]
@@ -76,7 +76,7 @@ def api(pagoda: Cluster) -> Iterator[Api]:
     rolled_out = ("rollout", "status", "deployment/pagoda-metrics-server", "--timeout=120s")
     pagoda.kubectl("-n", SYSTEM_NAMESPACE, *rolled_out)
     yield Api(pagoda, name)
-    pagoda.kubectl("delete", "namespace", name, "--timeout=120s")
+    remove_namespaces(pagoda, name)
 
 
 def status(api: Api) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dev.cluster import Cluster
 from dev.demo import install as steps
 from tests.builders import manifest
 from tests.e2e.install import install, offer_toy_model
-from tests.kube import Api, eventually
+from tests.kube import Api, eventually, remove_namespaces
 
 TIMEOUT = 90.0
 LITTLE = {"cpu": "50m", "memory": "1Gi"}
@@ -77,8 +77,7 @@ def api(node_cluster: Cluster, shell_image: str) -> Iterator[Api]:
     for name, (fields, _, _) in BROKEN.items():
         api.apply(manifest(name, api.namespace, **({"resources": LITTLE} | fields)))
     yield api
-    for namespace in (api.namespace, registries):
-        node_cluster.kubectl("delete", "namespace", namespace, "--timeout=120s")
+    remove_namespaces(node_cluster, api.namespace, registries)
 
 
 def start_registries(cluster: Cluster, image: str) -> str:

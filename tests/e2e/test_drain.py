@@ -12,7 +12,7 @@ from dev.cluster import Cluster
 from tests.e2e.install import offer_toy_model
 from tests.e2e.load import Load
 from tests.e2e.serving import START_TIMEOUT, service_host, toy_manifest
-from tests.kube import Api, Object, eventually
+from tests.kube import Api, Object, eventually, remove_namespaces
 
 STEP_MS = 50
 LENGTHS = [15, pytest.param(60, marks=pytest.mark.soak)]
@@ -28,7 +28,7 @@ def api(pagoda: Cluster) -> Iterator[Api]:
     offer_toy_model(pagoda, name)
     made = Api(pagoda, name)
     yield made
-    pagoda.kubectl("delete", "namespace", name, "--wait=false")
+    remove_namespaces(pagoda, name)
     # Two engines fewer beside the tests that follow; the rest of the namespace is no load.
     eventually(lambda: not made.list("pods"), timeout=120, every=0.5)
 

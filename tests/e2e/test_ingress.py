@@ -12,7 +12,7 @@ from dev.cluster import Cluster, addresses
 from tests.builders import manifest
 from tests.contour import CLASS, contour, reaches
 from tests.e2e.install import install, offer_toy_model
-from tests.kube import Api, eventually
+from tests.kube import Api, eventually, remove_namespaces
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -27,7 +27,7 @@ def api(node_cluster: Cluster) -> Iterator[Api]:
     node_cluster.kubectl("create", "namespace", name)
     offer_toy_model(node_cluster, name)
     yield Api(node_cluster, name)
-    node_cluster.kubectl("delete", "namespace", name, "--timeout=120s")
+    remove_namespaces(node_cluster, name)
 
 
 def toy(api: Api, **expose) -> dict:

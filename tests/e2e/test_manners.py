@@ -1,18 +1,21 @@
 """An engine that loads, has too much to do, drains, and dies, as the status shows it."""
 
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dev.cluster import Cluster
+from dev.demo.install import MODEL_FOLDER
 from tests.e2e.install import offer_toy_model
 from tests.e2e.serving import START_TIMEOUT, service_url, toy_manifest
-from tests.kube import Api, Object, eventually
+from tests.kube import Api, Object, eventually, remove_namespaces
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -27,16 +30,43 @@ for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
 """
 
 
+NAMESPACE = "manners"
+
+
+class SlowFile:
+    """A file of the model's volume that nobody has read to its end until `arrive`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        path.chmod(0o644)
+
+    def arrive(self) -> None:
+        """Give the file to who waits for it, and to all who open it later."""
+        whole = self._path.with_suffix(".whole")
+        whole.write_bytes(self._content)
+        whole.chmod(0o644)
+        with self._path.open("wb") as pipe:  # returns when there is a reader
+            whole.rename(self._path)
+            pipe.write(self._content)
+
+
 @pytest.fixture(scope="module")
-def api(pagoda: Cluster) -> Iterator[Api]:
-    name = "manners"
-    pagoda.kubectl("create", "namespace", name)
-    offer_toy_model(pagoda, name)
-    made = Api(pagoda, name)
+def slow_file(pagoda: Cluster) -> SlowFile:
+    pagoda.kubectl("create", "namespace", NAMESPACE)
+    offer_toy_model(pagoda, NAMESPACE)
+    folder = pagoda.state / "volumes" / f"{NAMESPACE}-models" / MODEL_FOLDER
+    return SlowFile(folder / "tokenizer_config.json")
+
+
+@pytest.fixture(scope="module")
+def api(pagoda: Cluster, slow_file: SlowFile) -> Iterator[Api]:
+    made = Api(pagoda, NAMESPACE)
     made.apply(engine_manifest(made))
     yield made
-    pagoda.kubectl("delete", "namespace", name, "--wait=false")
-    eventually(lambda: not made.list("pods"), timeout=120, every=0.5)
+    remove_namespaces(pagoda, NAMESPACE)
 
 
 def engine_manifest(api: Api, **fields: Any) -> Object:
@@ -44,7 +74,6 @@ def engine_manifest(api: Api, **fields: Any) -> Object:
     return toy_manifest(
         api,
         engine={"args": [*flags, "--execution=torch"]},
-        # Little enough for the import of torch to take a while.
         resources={"cpu": "300m", "memory": "1Gi"},
         rollout={"drainSeconds": 60},
         **fields,
@@ -99,11 +128,12 @@ def request(url: str, body: dict[str, Any]) -> urllib.request.Request:
     return urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
 
 
-def test_loading(api: Api):
-    """Its port answers before it has imported what it needs."""
+def test_loading(api: Api, slow_file: SlowFile):
+    """Its port answers before it has read what it needs, and the status says what it does."""
     message = api.wait_reason("toy", "Loading", timeout=START_TIMEOUT)["message"]
     assert "The engine is loading the model: " in message
     assert api.condition("toy", "ModelReady")["status"] == "False"
+    slow_file.arrive()
     ready(api)
 
 

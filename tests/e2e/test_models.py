@@ -11,7 +11,7 @@ from dev.toy_model import ANSWER
 from tests.e2e.install import install
 from tests.e2e.serving import START_TIMEOUT, service_url, toy_manifest
 from tests.hub import Hub
-from tests.kube import Api
+from tests.kube import Api, remove_namespaces
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,7 +37,7 @@ def api(node_cluster: Cluster, hub: Hub) -> Iterator[Api]:
         "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted"
     )
     yield Api(node_cluster, name)
-    node_cluster.kubectl("delete", "namespace", name, "--timeout=120s")
+    remove_namespaces(node_cluster, name)
 
 
 def from_hub(api: Api, name: str, repo: str, **model):

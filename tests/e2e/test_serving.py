@@ -19,7 +19,7 @@ from tests.e2e.install import (
 )
 from tests.e2e.load import Load
 from tests.e2e.serving import START_TIMEOUT, service_host, service_url, toy_manifest
-from tests.kube import Api, Audit, eventually
+from tests.kube import Api, Audit, eventually, remove_namespaces
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def api(pagoda: Cluster) -> Iterator[Api]:
     pagoda.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     offer_toy_model(pagoda, name)
     yield Api(pagoda, name)
-    pagoda.kubectl("delete", "namespace", name, "--timeout=120s")
+    remove_namespaces(pagoda, name)
 
 
 @pytest.fixture(scope="module")

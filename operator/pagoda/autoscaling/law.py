@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from pagoda.autoscaling.fleet import Fleet, Work
-from pagoda.autoscaling.samples import PodHistory
+from pagoda.autoscaling.samples import KEEP_SECONDS, STALE_SECONDS, PodHistory
 
 LOAD = 0.7
 """Share of its capacity at which a replica is meant to run."""
@@ -47,6 +47,15 @@ class Constants:
     """Demand beyond the present replicas by at most this share changes nothing."""
     fall: float = 0.05
     """Fewer replicas must fit the demand with this share to spare."""
+
+    def __post_init__(self) -> None:
+        # What a window begins with must still be kept after as many missed scrapes as are borne.
+        longest = KEEP_SECONDS - STALE_SECONDS
+        if not 0 < self.short_window <= self.window <= longest:
+            raise ValueError(
+                f"windows of {self.short_window:g} s and {self.window:g} s: the short one must be "
+                f"above 0 and the long one from there to {longest:g} s"
+            )
 
 
 DEFAULT = Constants()

@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dev import toy_model
 from tests.bench.autoscaling.engine import Model, Replica, Request
-from tests.operator_process import free_port
+from tests.pagoda_process import free_port
 
 STEP_SECONDS = 0.2
 MODEL = Model(

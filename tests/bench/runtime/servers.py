@@ -21,7 +21,7 @@ from dev.packages import require
 from tests.bench.runtime import llama_cpp
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.vocabulary import Prompt
-from tests.operator_process import free_port
+from tests.pagoda_process import free_port
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 THREADS = len(CORES)

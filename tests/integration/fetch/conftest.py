@@ -15,7 +15,7 @@ import pytest
 
 from tests.hub import Hub, Repo
 from tests.kube import eventually
-from tests.operator_process import free_port
+from tests.pagoda_process import free_port
 
 TOKEN = "hf_GoodTokenForTests"
 NAME = "acme/tiny"

@@ -13,7 +13,7 @@ import pytest
 from dev.cluster.pki import Authority
 from tests.hub import Fault, Hub, Repo, sibling
 from tests.integration.fetch.conftest import NAME, SHARD, TOKEN, Fetches, write_model
-from tests.operator_process import free_port
+from tests.pagoda_process import free_port
 
 WRONG = "hf_WrongTokenForTests"
 

@@ -35,3 +35,9 @@ def test_crd_check(tmp_path: Path, capsys):
     assert main(["crd"]) == 0
     stale.write_text(capsys.readouterr().out)
     assert main(["crd", "--check", str(stale)]) == 0
+
+
+@pytest.mark.parametrize(("short", "long"), [("0", "90"), ("30", "20"), ("15", "600")])
+def test_windows_that_cannot_be_kept_are_refused(short, long, capsys):
+    assert main(["metrics-server", "--short-window-seconds", short, "--window-seconds", long]) == 2
+    assert "the long one from there to 104 s" in capsys.readouterr().err
