@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pagoda.autoscaling.law import LOAD
+from pagoda.autoscaling.law import DEFAULT, LOAD
+from pagoda.autoscaling.scraping.scraper import Pace
 
 from dev.cluster import Cluster, up
 from tests.builders import manifest
@@ -26,6 +27,13 @@ from tests.played_engines import PlayedEngines
 
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
 ROOM = {"cpu": "1000", "memory": "8Ti", "pods": "500"}
+# Flags of the metrics server as in life; tests have shorter ones by default.
+LIFE = {
+    "scrape_seconds": f"{Pace().interval:g}",
+    "scrape_timeout_seconds": f"{Pace().timeout:g}",
+    "window_seconds": f"{DEFAULT.window:g}",
+    "short_window_seconds": f"{DEFAULT.short_window:g}",
+}
 # Up and down at once and by any number: whatever the metric asks for is done.
 AT_ONCE = {
     direction: {
@@ -43,7 +51,6 @@ class LoadedCluster:
     api: Api
     start_server: StartServer
     folder: Path
-    operator_periods: Mapping[str, str]
     fleets: dict[str, Fleet] = field(default_factory=dict)
     operator: OperatorProcess = field(init=False)
     server: MetricsServerProcess = field(init=False)
@@ -56,7 +63,6 @@ class LoadedCluster:
             identity,
             self.api.namespace,
             namespace="",
-            **self.operator_periods,
         ).start()
 
     def restart_server(self, **flags: str) -> None:
@@ -137,7 +143,6 @@ def loaded_cluster(
     folder: Path,
     *,
     server: Mapping[str, str],
-    operator: Mapping[str, str],
     controller_manager_args: Sequence[str] = (),
 ) -> Iterator[LoadedCluster]:
     """Start everything, with no LLMDeployment yet.
@@ -146,7 +151,6 @@ def loaded_cluster(
         name: of the cluster.
         folder: for logs.
         server: flags of the metrics server, names with underscores.
-        operator: flags of the operator, names with underscores.
         controller_manager_args: flags of the controller manager.
     """
     with ExitStack() as stack:
@@ -158,7 +162,7 @@ def loaded_cluster(
         cluster.add_fake_node("node", room=ROOM)
         api = stack.enter_context(installed(cluster))
         start = stack.enter_context(servers(api, folder))
-        loaded = LoadedCluster(api, start, folder, operator)
+        loaded = LoadedCluster(api, start, folder)
         stack.enter_context(PlayedEngines(api, loaded.fleets))
         loaded.server = start(**server)
         loaded.start_operator("one")

@@ -21,7 +21,7 @@ from pagoda.autoscaling import law
 from pagoda.autoscaling.scraping.scraper import Pace
 
 from tests.kube import Object
-from tests.loaded_cluster import Decisions, LoadedCluster, loaded_cluster
+from tests.loaded_cluster import LIFE, Decisions, LoadedCluster, loaded_cluster
 from tests.loaded_fleet import Fleet, Machine
 
 # An 8B model on a GPU of the L4 class, as in the simulator: 2.6 answers a second.
@@ -31,12 +31,6 @@ STEPS = ((0.5, 1.5), (0.5, 2.0), (0.5, 3.0), (2.0, 4.0), (2.0, 6.0))  # replicas
 SYNC = 15.0
 MOST = 12
 BOUND = 20.0
-SETTINGS = {
-    "scrape_seconds": f"{Pace().interval:g}",
-    "scrape_timeout_seconds": f"{Pace().timeout:g}",
-    "window_seconds": f"{law.DEFAULT.window:g}",
-    "short_window_seconds": f"{law.DEFAULT.short_window:g}",
-}
 CONTROLLERS = (
     f"--horizontal-pod-autoscaler-sync-period={SYNC:g}s",
     "--horizontal-pod-autoscaler-downscale-stabilization=5m",
@@ -89,8 +83,7 @@ def main() -> None:
         loaded_cluster(
             "bench-scaling",
             Path(folder),
-            server=SETTINGS,
-            operator={},
+            server=LIFE,
             controller_manager_args=CONTROLLERS,
         ) as loaded,
     ):

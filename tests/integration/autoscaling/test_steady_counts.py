@@ -18,8 +18,9 @@ import pytest
 from pagoda.autoscaling.law import DEFAULT, LOAD
 from pagoda.autoscaling.scraping.scraper import Pace
 
+from dev.cluster import ClusterError
 from tests.kube import Api, Audit, Object, eventually
-from tests.loaded_cluster import AT_ONCE, Decisions, LoadedCluster, loaded_cluster
+from tests.loaded_cluster import AT_ONCE, LIFE, Decisions, LoadedCluster, loaded_cluster
 from tests.loaded_fleet import Fleet, Machine
 
 FASTER = 15
@@ -29,12 +30,6 @@ SERVER = {
     "scrape_timeout_seconds": "1",
     "window_seconds": f"{WINDOW:g}",
     "short_window_seconds": f"{DEFAULT.short_window / FASTER:g}",
-}
-LIFE = {
-    "scrape_seconds": f"{Pace().interval:g}",
-    "scrape_timeout_seconds": f"{Pace().timeout:g}",
-    "window_seconds": f"{DEFAULT.window:g}",
-    "short_window_seconds": f"{DEFAULT.short_window:g}",
 }
 MACHINE_OF_LIFE = Machine(seats=16, seat_rate=6.25, queue=64)
 MACHINE = replace(MACHINE_OF_LIFE, seat_rate=6.25 * FASTER)
@@ -68,6 +63,7 @@ class Gitops:
 
     def __init__(self, api: Api, manifest: Object):
         self.times = 0
+        self.refused: list[ClusterError] = []
         self._api, self._manifest = api, json.dumps(manifest)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -75,7 +71,10 @@ class Gitops:
     def _run(self) -> None:
         while not self._stop.wait(1.0):
             way = self.WAYS[self.times % len(self.WAYS)]
-            self._api.kubectl(*way, "-f", "-", input=self._manifest)
+            try:
+                self._api.kubectl(*way, "-f", "-", input=self._manifest)
+            except ClusterError as error:
+                self.refused.append(error)
             self.times += 1
 
     def __enter__(self) -> "Gitops":
@@ -105,6 +104,7 @@ class Course:
     counts: dict[str, int] = field(default_factory=dict)
     """The counts after these."""
     reapplied: int = 0
+    refused: list[ClusterError] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
     """What the operators wrote for the re-applied one, statuses aside."""
     seen_again: dict[str, int] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Course:
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
     name, folder = f"pytest-{os.getpid()}-steady", tmp_path_factory.mktemp("steady")
-    with loaded_cluster(name, folder, server=SERVER, operator={}) as loaded:
+    with loaded_cluster(name, folder, server=SERVER) as loaded:
         settle(loaded, LOADS, MACHINE, WINDOW)
         seen = Course()
         audit = Audit(loaded.api.cluster)
@@ -122,7 +122,8 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
             seen.restarts = restart_everything(loaded)
             seen.disturbances = disturb(loaded)
             seen.told = {name: loaded.autoscaling(name)["reason"] for name in UNSEEN}
-        seen.counts, seen.reapplied = loaded.counts(), gitops.times
+        seen.counts = loaded.counts()
+        seen.reapplied, seen.refused = gitops.times, gitops.refused
         writes = audit.writes(namespace=loaded.api.namespace)
         seen.rewritten = [w for w in writes if w.endswith(" gitops") and "/status" not in w]
         for deployment in UNSEEN:
@@ -210,6 +211,7 @@ def test_a_restart_of_operator_and_metrics_server_changes_nothing(course: Course
 
 def test_applying_the_same_from_git_again_changes_nothing(course: Course):
     assert course.reapplied >= 2 * len(Gitops.WAYS)
+    assert course.refused == []
     assert "gitops" not in course.restarts + course.disturbances
     assert course.counts["gitops"] == SETTLED["gitops"]
     assert course.rewritten == []
@@ -220,7 +222,7 @@ def test_applying_the_same_from_git_again_changes_nothing(course: Course):
 def test_a_steady_load_does_not_flap_in_ten_minutes_of_life(tmp_path: Path):
     """The same loads at the pace of life: what chance does within ten minutes is seen, too."""
     name, names = f"pytest-{os.getpid()}-soak", ("steady", "full")
-    with loaded_cluster(name, tmp_path, server=LIFE, operator={}) as loaded:
+    with loaded_cluster(name, tmp_path, server=LIFE) as loaded:
         window = DEFAULT.window + Pace().interval
         settle(loaded, {n: LOADS[n] for n in names}, MACHINE_OF_LIFE, window)
         decisions = Decisions(loaded.api.cluster)

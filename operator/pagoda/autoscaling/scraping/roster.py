@@ -51,7 +51,7 @@ class Deployment:
     signals: law.Signals | None = None
     """What the law said last."""
     has_news: bool = True
-    """Whether something was heard since."""
+    """Whether something is known that was not then."""
 
     @property
     def scraped_at(self) -> float:
@@ -103,6 +103,7 @@ class Roster:
             known.replicas = self._pods.setdefault(key, {})
         known.labels = after["metadata"].get("labels", {})
         known.target = target(after)
+        known.has_news = True
 
     def on_workload(self, before: Object | None, after: Object | None) -> None:
         """Take in a change of the Deployment behind an LLMDeployment, which has its name."""
@@ -140,6 +141,7 @@ class Roster:
             replica.found_ready = True
             replica.history.become(PodState.SERVING, now - (time.time() - facts.ready_since))
         replica.history.become(facts.state, now)
+        self._note(key)
         if is_new:
             self._on_new(replica)
 
@@ -149,6 +151,11 @@ class Roster:
         if (replica := self._pods.get(key, {}).get(pod["metadata"]["uid"])) is not None:
             replica.history.become(PodState.GONE, now)
             replica.gone_at = now
+            self._note(key)
+
+    def _note(self, key: Key) -> None:
+        if (deployment := self.deployments.get(key)) is not None:
+            deployment.has_news = True
 
     # --- what the scraper tells ---------------------------------------------------------------
     def heard(self, replica: Replica, values: dict[str, float], now: float) -> None:
@@ -157,10 +164,6 @@ class Roster:
         replica.scraped_at = time.time()
         replica.error = ""
         self._note(replica.key)
-
-    def _note(self, key: Key) -> None:
-        if (deployment := self.deployments.get(key)) is not None:
-            deployment.has_news = True
 
     # --- what is asked ------------------------------------------------------------------------
     @property
@@ -185,7 +188,7 @@ class Roster:
         )
 
     def newest(self, key: Key, now: float) -> law.Signals | None:
-        """Give what the law says with all that was heard until now; None without the object.
+        """Give what the law says of all that is known by now; None if there is no such object.
 
         An HPA looks every 15 s: what it is told must not be seconds old on top of that.
         """

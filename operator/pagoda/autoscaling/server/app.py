@@ -265,10 +265,8 @@ class MetricsServer:
         """
         if self._watched_since is None:
             return False
-        if self._roster.is_known_from_birth:
-            return True
-        window = self._options.constants.window
-        return time.monotonic() - self._watched_since >= window + self._options.pace.interval
+        window = self._options.constants.window + self._options.pace.interval
+        return time.monotonic() - self._watched_since >= window or self._roster.is_known_from_birth
 
     def _signals(self) -> Object:
         return bulk.signals(
