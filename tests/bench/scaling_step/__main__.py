@@ -47,6 +47,9 @@ class Step:
     low: float
     high: float
     name: str
+    offset: float
+    """Seconds within the sync. HPAs made together are looked at together, so that the steps of one size
+    meet the sync at evenly spread moments."""
     at: float = 0.0  # seconds since 1970
     changes: tuple[float, ...] = ()  # seconds from the step to each change of the count
     end: int = 0  # the count in the end
@@ -70,9 +73,9 @@ class Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling_step")
-    parser.add_argument("--each", type=int, default=4, help="steps of each size by demand")
+    parser.add_argument("--each", type=int, default=6, help="steps of each size by demand")
     parser.add_argument("--each-served", type=int, default=2, help="and by tokens served")
-    parser.add_argument("--seconds", type=float, default=150.0, help="watched after the steps")
+    parser.add_argument("--seconds", type=float, default=100.0, help="watched after the steps")
     args = parser.parse_args()
     steps = list(_steps(DEMAND, args.each))
     for policy in SERVED:
@@ -98,9 +101,11 @@ def main() -> None:
 
 def _steps(policy: str, each: int) -> Iterator[Step]:
     prefix = "".join(c for c in policy.lower() if c.isalnum())
+    dice = random.Random(0)
     for size, (low, high) in enumerate(STEPS):
         for number in range(each):
-            yield Step(policy, low, high, f"{prefix}-{size}-{number}")
+            offset = (number + dice.random()) / each * SYNC
+            yield Step(policy, low, high, f"{prefix}-{size}-{number}", offset)
 
 
 def _settle(loaded: LoadedCluster, steps: list[Step]) -> None:
@@ -147,8 +152,7 @@ def _on_served(step: Step) -> Object:
 
 def _measure(loaded: LoadedCluster, steps: list[Step], seconds: float) -> None:
     decisions = Decisions(loaded.api.cluster)
-    dice = random.Random(0)
-    timers = [threading.Timer(dice.uniform(0, SYNC), _raise, (loaded, step)) for step in steps]
+    timers = [threading.Timer(step.offset, _raise, (loaded, step)) for step in steps]
     for timer in timers:
         timer.start()
     for timer in timers:
