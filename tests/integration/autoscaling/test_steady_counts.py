@@ -2,7 +2,7 @@
 
 All that could move it happens in one run on one control plane, fifteen times as fast as life: an HPA
 sync of 1 s, scrapes every third of a second, windows of 6 s and 1 s, and as many requests in them as
-1.6 per second and replica are in life. The HPA does at once whatever the metric asks for, so that
+6.7 per second and replica are in life. The HPA does at once whatever the metric asks for, so that
 nothing is hidden by its patience. That it would act is seen at the end.
 """
 
@@ -33,7 +33,7 @@ SERVER = {
 }
 MACHINE_OF_LIFE = Machine(seats=16, seat_rate=6.25, queue=64)
 MACHINE = replace(MACHINE_OF_LIFE, seat_rate=6.25 * FASTER)
-TOKENS = 41.0
+TOKENS = 10.0
 OF_TARGET, OF_CAPACITY = 0.95 * LOAD, 0.95
 Loads = Mapping[str, tuple[int, float]]
 LOADS: Loads = {  # replicas, and the load as a share of what they can do
