@@ -105,8 +105,13 @@ $(VENV)/plots: requirements/bench-autoscaling.txt $(VENV)/.synced
 	touch $@
 
 .PHONY: bench-autoscaling
-bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, in a simulator (3 minutes)
+bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies: simulated, and bench-scaling-step (10 minutes)
 	PYTHONPATH=$(VENV)/plots $(PY) -m tests.bench.autoscaling --plot docs/images/autoscaling.png $(BENCH)
+	$(MAKE) --no-print-directory bench-scaling-step BENCH=
+
+.PHONY: bench-scaling-step
+bench-scaling-step: cluster-binaries ## from a step of the load to another count, by the real HPA controller (6 minutes)
+	$(PY) -m tests.bench.scaling_step $(BENCH)
 
 # Where a GPU is. A machine that has torch, triton, numpy, safetensors, tokenizers, transformers, pytest
 # and hypothesis needs no set-up: without .venv its own python3 is taken.
