@@ -105,8 +105,25 @@ $(VENV)/plots: requirements/bench-autoscaling.txt $(VENV)/.synced
 	touch $@
 
 .PHONY: bench-autoscaling
-bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies, in a simulator (3 minutes)
+bench-autoscaling: setup $(VENV)/plots ## the demand law beside other policies: simulated, and bench-scaling-step (10 minutes)
 	PYTHONPATH=$(VENV)/plots $(PY) -m tests.bench.autoscaling --plot docs/images/autoscaling.png $(BENCH)
+	$(MAKE) --no-print-directory bench-scaling-step BENCH=
+
+.PHONY: bench-scaling-step
+bench-scaling-step: cluster-binaries ## from a step of the load to another count, by the real HPA controller (6 minutes)
+	$(PY) -m tests.bench.scaling_step $(BENCH)
+
+# Where a GPU is. A machine that has torch, triton, numpy, safetensors, tokenizers, transformers, pytest
+# and hypothesis needs no set-up: without .venv its own python3 is taken.
+GPU_PY := PYTHONPATH=runtime:. $(if $(wildcard $(PY)),$(PY),python3)
+
+.PHONY: test-gpu
+test-gpu: ## kernels and engine on the GPU against the references
+	$(GPU_PY) -m pytest -q tests/unit/runtime/gpu tests/unit/runtime/test_oracle.py tests/unit/runtime/test_sampler.py
+
+.PHONY: bench-gpu
+bench-gpu: ## the engine on the GPU beside its roofline and transformers
+	$(GPU_PY) -m tests.bench.gpu $(BENCH)
 
 .PHONY: bench-probes
 bench-probes: setup ## how long probes take beside 32 streams

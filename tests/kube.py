@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 
 from dev.cluster import Cluster
@@ -145,6 +146,12 @@ class Audit:
 
     def writes(self, *, namespace: str | None = None, dry_runs: bool = False) -> list[str]:
         """`VERB RESOURCE[/SUBRESOURCE] NAME` of each write, leases aside; or of each dry run."""
+        return [text for text, _ in self.timed_writes(namespace=namespace, dry_runs=dry_runs)]
+
+    def timed_writes(
+        self, *, namespace: str | None = None, dry_runs: bool = False
+    ) -> list[tuple[str, float]]:
+        """The same, each with the time at which it was done, in seconds since 1970."""
         self._await_log()
         found = []
         for entry in self._entries():
@@ -159,7 +166,8 @@ class Audit:
             if namespace and ref.get("namespace") != namespace:
                 continue
             subresource = f"/{ref['subresource']}" if ref.get("subresource") else ""
-            found.append(f"{entry['verb']} {ref['resource']}{subresource} {ref.get('name', '')}")
+            text = f"{entry['verb']} {ref['resource']}{subresource} {ref.get('name', '')}"
+            found.append((text, datetime.fromisoformat(entry["stageTimestamp"]).timestamp()))
         return found
 
     def _await_log(self) -> None:

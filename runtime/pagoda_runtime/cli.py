@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default=engine.dtype)
     model.add_argument(
         "--quantization",
-        choices=("int8",),
-        help="weights and activations in 8 bits (W8A8), where an execution has it",
+        choices=("int8", "fp8"),
+        help="weights and activations in 8 bits (W8A8): int8 on CPUs, fp8 on GPUs",
     )
     model.add_argument(
         "--execution",

@@ -32,7 +32,7 @@ class EngineConfig:
 
     model: str
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantization: Literal["int8"] | None = None
+    quantization: Literal["int8", "fp8"] | None = None
     execution: Literal["auto", "cuda", "native", "torch"] = "auto"
     load_format: Literal["auto", "safetensors", "dummy"] = "auto"
     max_model_len: int | None = None

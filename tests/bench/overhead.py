@@ -19,9 +19,10 @@ import msgspec
 from pagoda_runtime.config import EngineConfig
 
 from tests.bench.runtime.client import wave
-from tests.bench.runtime.model import CONFIGS, model
+from tests.bench.runtime.model import model
 from tests.bench.runtime.servers import KV_GIB, MAX_MODEL_LEN, SEQUENCES, Server, recipe
 from tests.bench.runtime.vocabulary import Prompt
+from tests.bench.shapes import CONFIGS
 
 STREAMS = (1, SEQUENCES)
 PROMPT = 256  # tokens

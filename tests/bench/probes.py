@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.bench.runtime.model import CONFIGS, Model, model
+from tests.bench.runtime.model import Model, model
+from tests.bench.shapes import CONFIGS
 
 PATHS = ("/livez", "/readyz", "/metrics")
 STREAMS = 32

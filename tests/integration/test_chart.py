@@ -119,15 +119,20 @@ def test_image_and_engine_values() -> None:
     container = _container(render())
     assert container["image"] == "pagoda:0.1.0"
     assert "--engine-image=pagoda=pagoda-runtime:0.1.0" in container["args"]
+    assert "--engine-image=pagoda-gpu=pagoda-runtime:0.1.0-cuda" in container["args"]
 
     digest = f"sha256:{'a' * 64}"
     values = {
         "image": {"repository": "r.example/pagoda", "tag": "x", "digest": digest},
-        "engines": {"pagoda": {"image": "r.example/engine:1"}},
+        "engines": {
+            "pagoda": {"image": "r.example/engine:1"},
+            "pagoda-gpu": {"image": "r.example/engine:1-gpu"},
+        },
     }
     container = _container(render(values))
     assert container["image"] == f"r.example/pagoda@{digest}"
     assert "--engine-image=pagoda=r.example/engine:1" in container["args"]
+    assert "--engine-image=pagoda-gpu=r.example/engine:1-gpu" in container["args"]
 
 
 def test_monitors_are_off_unless_asked_for() -> None:

@@ -53,12 +53,6 @@ class LLMDeploymentSpec(ApiModel):
                 "fixed count, or spec.replicas to have it follow the load",
             ),
             rule(
-                "!has(self.resources) || !has(self.resources.gpu) || !has(self.engine) || "
-                "!has(self.engine.type) || self.engine.type != 'pagoda'",
-                "spec.engine.type pagoda runs on CPU only so far: set spec.engine.type to vllm, or "
-                "remove spec.resources.gpu",
-            ),
-            rule(
                 "!has(self.parallelism) || !has(self.parallelism.tensor) || "
                 "self.parallelism.tensor == 1 || (has(self.resources) && has(self.resources.gpu))",
                 "spec.parallelism.tensor above 1 needs GPUs: set spec.resources.gpu.count",

@@ -78,8 +78,8 @@ class Engine(ApiModel):
 
     type: Literal["pagoda", "vllm"] | None = Field(
         default=None,
-        description="Which engine runs: pagoda, Pagoda's own runtime, on CPU so far; vllm, on GPU or "
-        "CPU. Default: vllm where spec.resources.gpu is set, else pagoda.",
+        description="Which engine runs, on CPU or on GPUs: pagoda, Pagoda's own runtime, or vllm. "
+        "Default: vllm where spec.resources.gpu is set, else pagoda.",
     )
     image: Annotated[str, Field(max_length=512, pattern="^[^ \\t]+$")] | None = Field(
         default=None,
@@ -144,16 +144,16 @@ class Resources(ApiModel):
 
     cpu: Quantity | None = quantity(
         "A quantity: CPU per replica, for example 4 or 500m. An engine on CPU runs one thread per "
-        "whole CPU. Default: pagoda 1; vllm 2, with GPUs 4 for each."
+        "whole CPU. Default: pagoda 1, vllm 2; with GPUs 4 for each."
     )
     memory: Quantity | None = quantity(
         "A quantity: memory per replica, for example 8Gi. On CPU it holds weights and KV cache. "
-        "Default: pagoda 2Gi; vllm 8Gi, with GPUs 32Gi for each."
+        "Default: pagoda 2Gi, with GPUs 16Gi for each; vllm 8Gi, with GPUs 32Gi for each."
     )
     shared_memory: Quantity | None = quantity(
         "A quantity: size of the memory-backed /dev/shm, through which an engine's processes talk; "
-        "what is used of it counts as memory. Default: none for pagoda; vllm 1Gi, with more than one "
-        "GPU 2Gi for each."
+        "what is used of it counts as memory. Default: none for pagoda, with more than one GPU 1Gi for "
+        "each; vllm 1Gi, with more than one GPU 2Gi for each."
     )
     gpu: Gpu | None = Field(default=None, description="GPUs per replica. Default: none.")
 

@@ -78,11 +78,10 @@ class PodHistory:
     counts_at_finish: bool = False
     """Whether the engine counts tokens only when a request ends."""
     state: PodState = PodState.STARTING
-    since: float = 0.0
-    """When it came into its state; of a pod that was found ready, what its Ready condition says."""
+    ready_at: float | None = None
+    """When it first became ready; None while it starts, or when unknown."""
     start_seconds: float | None = None
-    """From creation to the first readiness; None while it starts, or when unknown. `become` fills
-    it; a pod that was found ready gets it from its Ready condition."""
+    """From creation to the first readiness; None while it starts, or when unknown."""
     samples: deque[PodSample] = field(default_factory=deque)
     """Kept samples. Their counters are made continuous over restarts of the engine."""
     memory: Memory = field(default_factory=Memory)
@@ -90,13 +89,18 @@ class PodHistory:
     _total: dict[Counter, float] = field(default_factory=dict)  # made continuous
 
     def become(self, state: PodState, now: float) -> None:
-        """Take over a new state; life goes one way, so an older one changes nothing."""
+        """Take over a new state; life goes one way, so an older one changes nothing.
+
+        Args:
+            state: the new one.
+            now: since when; of a pod that was found ready, what its Ready condition says.
+        """
         order = list(PodState)
         if order.index(state) <= order.index(self.state):
             return
-        if self.state is PodState.STARTING and state is PodState.SERVING:
-            self.start_seconds = now - self.created
-        self.state, self.since = state, now
+        if state is PodState.SERVING:
+            self.ready_at, self.start_seconds = now, now - self.created
+        self.state = state
 
     def add(self, sample: PodSample) -> None:
         """Append a scrape. One that is not newer than the last is dropped."""
@@ -146,13 +150,16 @@ class PodHistory:
 
         A pod that is leaving closes its port before its object goes, so it is never blind.
         """
-        heard = self.since if self.last_time is None else self.last_time
-        return self.state is PodState.SERVING and now - heard > STALE_SECONDS
+        heard = self.ready_at if self.last_time is None else self.last_time
+        is_silent = heard is None or now - heard > STALE_SECONDS
+        return self.state is PodState.SERVING and is_silent
 
     @property
     def is_watched_from_birth(self) -> bool:
         """Tell whether the first scrape came with the first requests, and not in mid-life."""
-        return bool(self.samples) and self.samples[0].time - self.since <= STALE_SECONDS
+        if self.ready_at is None or not self.samples:
+            return False
+        return self.samples[0].time - self.ready_at <= STALE_SECONDS
 
     def tells(self, name: Counter | Gauge) -> bool:
         """Tell whether the newest sample has this value."""

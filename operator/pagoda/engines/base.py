@@ -53,7 +53,7 @@ class EngineProfile:
 
     name: str
     images: Mapping[Accelerator, str]
-    """Default image by what it runs on. An accelerator that is missing is not supported."""
+    """Default image by what it runs on."""
     port: int
     command: tuple[str, ...] | None
     """The container's command; None keeps the image's entry point."""

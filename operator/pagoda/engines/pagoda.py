@@ -1,4 +1,4 @@
-"""Pagoda's own runtime, `pagoda-runtime serve`."""
+"""Pagoda's own runtime, `pagoda-runtime serve`, on CPU and on NVIDIA GPUs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,21 +15,30 @@ from pagoda.engines.base import (
 from pagoda.fetch.report import size
 
 START_PATH = "/startupz"
+SCRATCH = "/tmp"
+IMAGE = "pagoda-runtime:0.1.0"
 
 
 def _flags(request: LaunchRequest) -> list[str]:
-    return [
+    flags = [
         *server_flags(request),
         "--drain-delay",
         str(DRAIN_DELAY_SECONDS),
         "--shutdown-timeout",
         str(request.drain_seconds),
     ]
+    if request.gpus:
+        flags += ["--tensor-parallel-size", str(request.tensor_parallel)]
+    return flags
 
 
-def _env(_: LaunchRequest) -> dict[str, str]:
+def _env(request: LaunchRequest) -> dict[str, str]:
     # The root file system is read-only; libraries that insist on a home get the scratch volume.
-    return {"HOME": "/tmp"}
+    env = {"HOME": SCRATCH}
+    if request.gpus:
+        # The volume outlives the container: one that is restarted compiles no kernel again.
+        env["TRITON_CACHE_DIR"] = f"{SCRATCH}/triton"
+    return env
 
 
 def start_progress(data: Mapping[str, Any]) -> str:
@@ -49,13 +58,18 @@ def start_progress(data: Mapping[str, Any]) -> str:
     raise ValueError("not a start's progress")
 
 
-def _resources(_: int) -> DefaultResources:
-    return DefaultResources(cpu="1", memory="2Gi", shared_memory=None)
+def _resources(gpus: int) -> DefaultResources:
+    if not gpus:
+        return DefaultResources(cpu="1", memory="2Gi", shared_memory=None)
+    # Of the host's memory a process takes what CUDA and the largest tensor on its way to the GPU
+    # need. NCCL's processes talk through /dev/shm, of which a container has 64 MiB by default.
+    shared = f"{gpus}Gi" if gpus > 1 else None
+    return DefaultResources(cpu=str(4 * gpus), memory=f"{16 * gpus}Gi", shared_memory=shared)
 
 
 PROFILE = EngineProfile(
     name="pagoda",
-    images={"cpu": "pagoda-runtime:0.1.0"},
+    images={"cpu": IMAGE, "gpu": f"{IMAGE}-cuda"},
     port=PORT,
     command=None,
     arguments=("serve",),

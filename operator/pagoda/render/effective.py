@@ -103,11 +103,6 @@ def effective(name: str, spec: LLMDeploymentSpec, settings: Settings) -> Effecti
     profile = ENGINES.get(engine_type)
     if profile is None:
         raise SpecError(f"spec.engine.type {engine_type!r} is not one of {sorted(ENGINES)}")
-    if accelerator not in profile.images:
-        raise SpecError(
-            f"spec.engine.type {engine_type} does not run on a {accelerator.upper()} yet; "
-            "choose another engine, or change spec.resources.gpu"
-        )
     try:
         source = model_source(spec.model)
     except ValueError as error:

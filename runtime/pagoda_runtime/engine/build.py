@@ -48,6 +48,7 @@ def build_engine(
         max_num_queued_tokens=config.max_num_queued_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
         window=spec.largest_window,
+        ahead=runner.looks_ahead,
     )
     return EngineCore(runner, scheduler, seed=config.seed), size, spec
 

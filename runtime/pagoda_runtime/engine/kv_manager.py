@@ -17,11 +17,25 @@ class KVManager:
     """Fills and empties the block tables of requests."""
 
     def __init__(
-        self, pool: BlockPool, *, enable_prefix_caching: bool = True, window: int | None = None
+        self,
+        pool: BlockPool,
+        *,
+        enable_prefix_caching: bool = True,
+        window: int | None = None,
+        ahead: bool = False,
     ) -> None:
-        """window: the most positions a token sees in any layer, its own included; None for all."""
+        """Prepare.
+
+        Args:
+            pool: the blocks.
+            enable_prefix_caching: whether prompts may find blocks of others.
+            window: the most positions a token sees in any layer, its own included; None for all.
+            ahead: whether running requests get their next block a token early.
+        """
         self.pool = pool
         self._window = window
+        self._ahead = ahead
+        self._reserve = max(1, pool.num_blocks // 100)
         self._caching = enable_prefix_caching
         # In tokens, once per request: what a preemption makes computed again is not a query.
         self.prefix_queries = 0
@@ -57,12 +71,18 @@ class KVManager:
         return True
 
     def grow(self, request: Request) -> bool:
-        """Give a running request blocks for all its known tokens; False if too few are free."""
-        missing = self.pool.blocks_for(request.num_tokens) - len(request.block_table)
+        """Give a running request blocks for all its known tokens; False if too few are free.
+
+        With `ahead` it gets one for the token after them too, where there is more than enough.
+        """
+        missing = max(0, self.pool.blocks_for(request.num_tokens) - len(request.block_table))
         blocks = self.pool.allocate(missing)
         if blocks is None:
             return False
         request.block_table += blocks
+        room = len(request.block_table) * self.pool.block_size
+        if self._ahead and room == request.num_tokens and self.pool.num_free > self._reserve:
+            request.block_table += self.pool.allocate(1) or []
         return True
 
     def share_up_to(self, request: Request, end: int) -> None:

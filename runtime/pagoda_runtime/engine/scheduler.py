@@ -56,13 +56,16 @@ class Scheduler:
         max_num_queued_tokens: int | None = None,
         enable_prefix_caching: bool = True,
         window: int | None = None,
+        ahead: bool = False,
     ) -> None:
-        """window: see `KVManager`."""
+        """window and ahead: see `KVManager`."""
         if max_num_seqs > max_num_batched_tokens:
             raise ValueError("every running request needs one token of the budget")
         if pool.blocks_for(max_model_len) > pool.num_blocks:
             raise ValueError("the block pool cannot hold one request of max_model_len")
-        self.kv = KVManager(pool, enable_prefix_caching=enable_prefix_caching, window=window)
+        self.kv = KVManager(
+            pool, enable_prefix_caching=enable_prefix_caching, window=window, ahead=ahead
+        )
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len

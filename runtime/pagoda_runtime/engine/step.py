@@ -79,7 +79,13 @@ class ChunkOutput(NamedTuple):
 
 
 class Runner(Protocol):
-    """One way of executing the model. It owns the weights and the KV blocks' memory."""
+    """One way of executing the model. It owns the weights and the KV blocks' memory.
+
+    looks_ahead: whether it computes the next token of a request before it is asked to, if the
+    request has a block for it by then.
+    """
+
+    looks_ahead: bool
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkOutput]:
         """Compute one step; return what it made of each chunk, in their order.

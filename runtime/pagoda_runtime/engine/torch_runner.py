@@ -36,6 +36,8 @@ _NO_MEMORY = "DefaultCPUAllocator: "
 class TorchRunner:
     """Turns the scheduler's chunks into one flat batch of tokens for the decoder."""
 
+    looks_ahead = False
+
     def __init__(self, decoder: Decoder, attention: AttentionBackend, logits_rows: int) -> None:
         self._decoder = decoder
         self._attention = attention

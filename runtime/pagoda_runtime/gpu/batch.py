@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,7 @@ class Limits:
             "context": (sequences, torch.int32),
             "decode": (sequences, torch.int32),
             "zero": (sequences, torch.int32),
+            "source": (sequences, torch.int32),
             "prefill": (tiles, torch.int32),
             "first": (tiles, torch.int32),
             "token": ((self.tokens,), torch.int32),
@@ -92,13 +94,16 @@ class StepBuffers:
 
     def __init__(self, limits: Limits, device: torch.device) -> None:
         self.limits = limits
+        self.device = device
         offsets, size = {}, 0
         for name, (shape, dtype) in limits.arrays().items():
             offsets[name] = size
             size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._blocks_at = offsets["blocks"]
+        self._last: list[Request] = []  # of the step before, if it was of decodes alone
 
         def views(buffer: Tensor) -> dict[str, Tensor]:
             return {
@@ -109,17 +114,77 @@ class StepBuffers:
             }
 
         self._there = views(self._device)
-        self._here: dict[str, npt.NDArray[np.generic]] = {
+        self._here: dict[str, npt.NDArray[Any]] = {
             name: view.numpy() for name, view in views(self._host).items()
         }
 
-    def fill(self, chunks: Sequence[Chunk], *, pad_to: int = 0) -> Step:
+    def fill(self, chunks: Sequence[Chunk]) -> Step:
         """Put the chunks on the device, their rows one after another in this order: those of one
         token come first.
-
-        With `pad_to`, all chunks are decodes that sample, and the step has so many rows; those of
-        no chunk compute something that nobody reads.
         """
+        self._begin()
+        rows, decodes, tiles, sampling = self._fill(chunks)
+        self._last = []
+        self._copy(len(chunks))
+        return self._step(rows, decodes, tiles, len(sampling))
+
+    def fill_decodes(self, requests: Sequence[Request], rows: int) -> Step:
+        """Put a decode of each request on the device, in a step of at least as many rows. Those of no
+        request compute something that nobody reads.
+        """
+        self._begin()
+        self._here["token"][: len(requests)] = [request.token_ids[-1] for request in requests]
+        self._fill_decodes(requests, 0)
+        self._pad(len(requests), rows)
+        self._copy(len(requests))
+        return self._step(rows, rows, 0, rows)
+
+    def fill_ahead(
+        self, requests: Sequence[Request], rows: int, tokens: Tensor, sources: Sequence[int]
+    ) -> Step:
+        """The same for the decodes after those, before anybody knows the tokens: they are on the
+        device, in `tokens` [any] int32, that of each request at its place in `sources`.
+        """
+        count = len(requests)
+        self._begin()
+        self._fill_decodes(requests, 1)
+        self._here["source"][:count] = sources
+        self._pad(count, rows)
+        self._copy(count)
+        there = self._there
+        torch.index_select(tokens, 0, there["source"][:count], out=there["token"][:count])
+        return self._step(rows, rows, 0, rows)
+
+    def _fill_decodes(self, requests: Sequence[Request], ahead: int) -> None:
+        """All but the tokens. Mostly they are the requests of the step before, each one token
+        further: then little changes.
+        """
+        here, size, count = self._here, self.limits.block_size, len(requests)
+        positions = [request.num_tokens - 1 + ahead for request in requests]
+        if requests == self._last and positions[0] == here["position"][0] + 1:
+            for name in ("position", "slot", "context", "at"):
+                here[name][:count] += 1
+            for i in np.flatnonzero(here["position"][:count] % size == 0).tolist():
+                at = positions[i] // size
+                here["blocks"][i, at] = block = requests[i].block_table[at]
+                here["slot"][i] = block * size
+            return
+        self._last = list(requests)
+        for i, request in enumerate(requests):
+            used = positions[i] // size + 1
+            here["blocks"][i, :used] = request.block_table[:used]
+        here["position"][:count] = positions
+        place = here["position"][:count]
+        blocks = here["blocks"][np.arange(count), place // size]
+        here["slot"][:count] = blocks * size + place % size
+        here["context"][:count] = place + 1
+        here["length"][:count] = 1
+        here["row"][:count] = here["decode"][:count] = np.arange(count)
+        self._fill_parameters(list(enumerate(requests)))
+        here["at"][:count] = place + 1
+
+    def _fill(self, chunks: Sequence[Chunk]) -> tuple[int, int, int, Sequence[tuple[int, Request]]]:
+        """→ rows, decodes, prefill tiles, and who samples by which row."""
         here, size = self._here, self.limits.block_size
         rows = tiles = decodes = 0
         sampling: list[tuple[int, Request]] = []
@@ -146,19 +211,28 @@ class StepBuffers:
             if chunk.samples:
                 sampling.append((rows - 1, request))
         self._fill_parameters(sampling)
-        if pad_to:
-            self._pad(rows, pad_to)
-            rows = decodes = pad_to
-        used = self._blocks_at + len(chunks) * self.limits.blocks * 4
-        self._device[:used].copy_(self._host[:used], non_blocking=True)
-        return self._step(rows, decodes, tiles, pad_to or len(sampling))
+        return rows, decodes, tiles, sampling
 
-    def decodes(self, count: int) -> Step:
-        """The step of so many padded decodes, to capture it: nothing is stored or attended to."""
-        self._fill_parameters([])
-        self._pad(0, count)
-        self._device.copy_(self._host)
-        return self._step(count, count, 0, count)
+    def _begin(self) -> None:
+        """Wait until the last step's copy has been made: it may still read what is filled now."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def _copy(self, sequences: int) -> None:
+        used = self._blocks_at + sequences * self.limits.blocks * 4
+        self._device[:used].copy_(self._host[:used], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def padding(self, rows: int) -> Step:
+        """A step of so many rows of no chunk, to capture it. What it has is what `fill_decodes` for as
+        many rows changes.
+        """
+        self._begin()
+        self._last = []
+        self._pad(0, rows)
+        self._copy(rows)
+        return self._step(rows, rows, 0, rows)
 
     def _fill_parameters(self, sampling: Sequence[tuple[int, Request]]) -> None:
         here = self._here

@@ -53,9 +53,12 @@ class GpuDecoder:
         self._scratch = Scratch.allocate(cells, spec.head_dim, cache.keys.device)
 
     def splits(self, decodes: int) -> int:
-        """Into how many parts keys are split, so that there is work for all processors."""
+        """Into how many parts keys are split, so that there is work for all processors: a power of
+        two, as each number is a kernel to compile.
+        """
         programs = decodes * self._weights.spec.num_kv_heads
-        return min(MOST_SPLITS, max(1, 2 * self._processors // programs))
+        wanted = min(MOST_SPLITS, max(1, 2 * self._processors // programs))
+        return 1 << (wanted.bit_length() - 1)
 
     def forward(self, step: Step) -> Tensor:
         """Hidden states after the last norm, [rows, hidden]."""
@@ -70,6 +73,11 @@ class GpuDecoder:
             out = layer.down(silu_and_mul(layer.gate_up(x)))
             x = add_norm(residual, out, next_norm, eps)
         return x
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return self._weights.spec.vocab_size
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] → [rows, vocab] in float32."""

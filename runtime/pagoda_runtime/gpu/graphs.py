@@ -29,30 +29,49 @@ def sizes(most: int) -> list[int]:
     return sorted({*(n for n in (1, 2, 4) if n < most), *range(8, most, 8), most})
 
 
-class DecodeGraphs:
-    """The captured steps."""
+class Decodes:
+    """Decode steps of certain sizes, each launched kernel by kernel: where there are no graphs."""
 
     def __init__(self, buffers: StepBuffers, compute: Callable[[Step], Output], most: int) -> None:
-        """Capture `compute`, which must have run before: what is compiled cannot be captured."""
+        """Prepare.
+
+        Args:
+            buffers: where the steps will be.
+            compute: a step of decodes.
+            most: the most decodes in a step.
+        """
         self._sizes = sizes(most)
+        self._compute = compute
+        self._steps = {size: buffers.padding(size) for size in self._sizes}
+
+    def size_for(self, decodes: int) -> int:
+        """The rows of the step that so many decodes run."""
+        return self._sizes[bisect_left(self._sizes, decodes)]
+
+    def run(self, size: int) -> Output:
+        """Compute the step of this size on what is in the buffers."""
+        return self._compute(self._steps[size])
+
+
+class DecodeGraphs(Decodes):
+    """The same, captured."""
+
+    def __init__(self, buffers: StepBuffers, compute: Callable[[Step], Output], most: int) -> None:
+        """Capture them all."""
+        super().__init__(buffers, compute, most)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Output]] = {}
         pool = torch.cuda.graph_pool_handle()
         for size in reversed(self._sizes):
-            step = buffers.decodes(size)
-            compute(step)  # each size has kernels of its own
+            super().run(size)  # what is compiled on its first run cannot be captured
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             # NCCL's watchdog, a thread of its own, may ask for events meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                output = compute(step)
+                output = super().run(size)
             self._graphs[size] = graph, output
 
-    def size_for(self, decodes: int) -> int:
-        """The rows of the graph that so many decodes run; at most as many as were captured."""
-        return self._sizes[bisect_left(self._sizes, decodes)]
-
-    def replay(self, size: int) -> Output:
-        """Run the graph of this size on what is in the buffers."""
+    def run(self, size: int) -> Output:
+        """Replay the graph of this size."""
         graph, output = self._graphs[size]
         graph.replay()
         return output

@@ -26,6 +26,13 @@ class Attend(Protocol):
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim] → like q."""
 
 
+class Product(Protocol):
+    """A product with a layer's weights, whatever they are stored in."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] → [rows, out]."""
+
+
 @dataclass(frozen=True)
 class Linear:
     """y = x · weightᵀ + bias; weight [out, in]."""
@@ -39,14 +46,17 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class RowParallelLinear(Linear):
-    """Each rank has some columns of the weight and those entries of x; the results are added up."""
+class RowParallel:
+    """A product of which each rank has some columns of the weight, and those of x; the results are added
+    up.
+    """
 
+    product: Product
     group: Group
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[…, in] → […, out], the same on all ranks."""
-        return self.group.all_reduce(super().__call__(x))
+        """[rows, in] → [rows, out], the same on all ranks."""
+        return self.group.all_reduce(self.product(x))
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,13 @@ class Layer:
     """
 
     input_norm: Tensor
-    qkv: Linear
+    qkv: Product
     q_norm: Tensor | None
     k_norm: Tensor | None
-    o: Linear
+    o: Product
     post_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
 
 
 class Decoder:
@@ -125,9 +135,8 @@ def _layer(spec: DecoderSpec, tensors: Mapping[str, Tensor], prefix: str, group:
         weights = [tensors[f"{prefix}.{n}.weight"] for n in names]
         return Linear(_merge(weights), _merge(biases) if biases else None)
 
-    def row_parallel(name: str) -> RowParallelLinear:
-        part = linear(name)
-        return RowParallelLinear(part.weight, part.bias, group)
+    def row_parallel(name: str) -> Product:
+        return RowParallel(linear(name), group) if group.size > 1 else linear(name)
 
     return Layer(
         input_norm=tensors[f"{prefix}.input_layernorm.weight"],

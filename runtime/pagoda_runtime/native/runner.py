@@ -37,6 +37,8 @@ from pagoda_runtime.native.weights import read_weights
 class NativeRunner:
     """Turns chunks into the library's arrays."""
 
+    looks_ahead = False
+
     def __init__(self, model: Model, block_size: int, hidden_size: int) -> None:
         self._model = model
         self._block_size = block_size

@@ -11,7 +11,7 @@ import resource
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pagoda_runtime.server.auth import OPEN_PATHS, refuse
 from pagoda_runtime.server.errors import unavailable
@@ -29,11 +29,14 @@ _EXCESS = "pagoda.excess_connection"
 def protocol(max_connections: int) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol with both limits."""
 
-    class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    # Not httptools, which would save 27 µs per token: it bounds neither a head nor trailers.
+    class LimitedProtocol(H11Protocol):
         app_state: dict[str, Any]
         _head_timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
+        def connection_made(  # type: ignore[override]
+            self, transport: asyncio.Transport
+        ) -> None:
             super().connection_made(transport)
             count = len(self.connections)
             if count > max_connections + RESERVE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from tokenizers import Tokenizer
 
@@ -82,7 +83,14 @@ class IncrementalDetokenizer:
         return self._decode(self._ids[self._start :])
 
     def _decode(self, ids: Sequence[int]) -> str:
+        if len(ids) == 1:  # Every other time.
+            return _alone(self._tokenizer, ids[0], self._skip_special_tokens)
         return self._tokenizer.decode(list(ids), skip_special_tokens=self._skip_special_tokens)
+
+
+@lru_cache(maxsize=1 << 16)
+def _alone(tokenizer: Tokenizer, token_id: int, skip_special_tokens: bool) -> str:
+    return tokenizer.decode([token_id], skip_special_tokens=skip_special_tokens)
 
 
 class StopStrings:

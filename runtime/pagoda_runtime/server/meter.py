@@ -40,7 +40,7 @@ class RequestMeter:
             self._metrics.first_token.observe(now - self.arrival)
             self.scheduled = self.arrival + (delta.queue_time or 0.0)
         else:
-            self._metrics.inter_token.observe(now - self.last_token)
+            self._metrics.on_token_gap(now - self.last_token)
         self.last_token = now
         self.completion_tokens += len(delta.token_ids)
 

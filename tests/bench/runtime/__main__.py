@@ -11,9 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.bench.runtime import goals, llama_cpp, report
-from tests.bench.runtime.model import CONFIGS, Model, model
+from tests.bench.runtime.model import Model, model
 from tests.bench.runtime.rounds import Figures, Rounds
 from tests.bench.runtime.servers import SERVERS, SLOW, THREADS, Server, recipe
+from tests.bench.shapes import CONFIGS
 
 SIDES = (*SERVERS, "llama-bench")
 

@@ -55,22 +55,30 @@ def api(cluster: Cluster, operator: OperatorProcess) -> Iterator[Api]:
 
 def test_gpu_shortage_says_how_many_are_missing_and_who_holds_them(api: Api):
     gpus = {"gpu": {"count": 2}}
+    engines = ("pagoda", "vllm")
     api.apply(manifest("holder", api.namespace, model=HUB, resources=gpus))
     api.wait_reason("holder", "Ready")
-    api.apply(manifest("wants", api.namespace, model=HUB, resources=gpus))
-    message = api.wait_reason("wants", "InsufficientGPU", timeout=10)["message"]
-    eventually(
-        lambda: (
-            "2 nvidia.com/gpu needed on one node and 0 free, so 2 missing; 1 node with 2, held by "
-            "LLMDeployment holder (2)" in api.condition("wants")["message"]
-        ),
-        timeout=10,
-        what=message,
-    )
-    assert api.condition("wants", "Stalled")["status"] == "False"
+    for name in engines:
+        engine = {"type": name}
+        api.apply(manifest(name, api.namespace, model=HUB, engine=engine, resources=gpus))
+    for name in engines:
+        message = api.wait_reason(name, "InsufficientGPU", timeout=10)["message"]
+        eventually(
+            lambda name=name: (
+                "2 nvidia.com/gpu needed on one node and 0 free, so 2 missing; 1 node with 2, held by "
+                "LLMDeployment holder (2)" in api.condition(name)["message"]
+            ),
+            timeout=10,
+            what=message,
+        )
+        assert api.condition(name, "Stalled")["status"] == "False"
+    header, *rows = api.kubectl("get", "llmd", "-o=wide").stdout.splitlines()
+    column = header.index("GPUS")
+    assert [row[column:].split()[0] for row in rows] == ["2", "2", "2"], "held, and asked for"
+    api.delete("llmd", "vllm")
     api.delete("llmd", "holder")
     # The scheduler may be in the middle of its back-off of up to 10 s.
-    api.wait_reason("wants", "Ready", timeout=60)
+    api.wait_reason("pagoda", "Ready", timeout=60)
 
 
 def test_gpu_product_that_no_node_has(api: Api):

@@ -62,12 +62,20 @@ def operator(operator_process: StartOperator) -> OperatorProcess:
     return operator_process(namespace="").start()
 
 
-def llmd(api: Api, *, seed: int = 0, gpus: int = 4, replicas: int = 2, **fields: Any) -> Object:
+def llmd(
+    api: Api,
+    *,
+    engine: str = "vllm",
+    seed: int = 0,
+    gpus: int = 4,
+    replicas: int = 2,
+    **fields: Any,
+) -> Object:
     return manifest(
         "toy",
         api.namespace,
         model={"uri": "hf://org/toy"},
-        engine={"args": [f"--seed={seed}"]},
+        engine={"type": engine, "args": [f"--seed={seed}"]},
         resources={"gpu": {"count": gpus, "product": PRODUCT}},
         replicas=replicas,
         **fields,
@@ -106,14 +114,15 @@ def let_drain(api: Api, duration: str) -> None:
     api.kubectl("annotate", "pods", "--all", f"{DRAIN_FOR}={duration}")
 
 
+@pytest.mark.parametrize("engine", ["pagoda", "vllm"])
 def test_change_without_a_spare_gpu_finishes_one_after_another(
-    api: Api, nodes, operator: OperatorProcess
+    api: Api, nodes, operator: OperatorProcess, engine: str
 ):
     nodes("full", 8)
-    serve(api)
+    serve(api, engine=engine)
     before = generation(api)
     with PodHistory(api, serving=2) as history:
-        api.apply(llmd(api, seed=1))
+        api.apply(llmd(api, seed=1, engine=engine))
         wait_for_seed(api, 1)
         eventually(lambda: strategy(api) == SURGE, what="the strategy is restored")
     assert history.fewest == 1

@@ -21,7 +21,6 @@ TWICE = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
         ({"model": {"uri": "pvc://m/x", "secretRef": {"name": "s"}}}, "secretRef belongs to hf://"),
         ({"parallelism": {"tensor": 2}}, "spec.parallelism.tensor above 1 needs GPUs"),
         ({"parallelism": {"tensor": 2}, "resources": {"gpu": {}}}, "must not exceed spec.resources.gpu"),
-        ({"engine": {"type": "pagoda"}, "resources": {"gpu": {}}}, "pagoda runs on CPU only so far"),
         ({"resources": {"gpu": {"count": 0}}}, "should be greater than or equal to 1"),
         ({"resources": {"gpu": {"resourceName": "gpu"}}}, "resourceName in body should match"),
         ({"resources": {"sharedMemory": "much"}}, "must be a quantity above zero"),
@@ -84,6 +83,12 @@ def test_everything_at_once_is_accepted(api: Api):
             serviceAccountName="mine",
         )
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pagoda", "vllm"])
+def test_every_engine_takes_gpus(api: Api, kind):
+    gpus = {"resources": {"gpu": {"count": 2}}, "parallelism": {"tensor": 2}}
+    api.apply(manifest("toy", api.namespace, engine={"type": kind}, **gpus))
 
 
 def test_explain_reads_well(api: Api):

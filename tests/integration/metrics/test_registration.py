@@ -18,7 +18,8 @@ from tests.integration.metrics.conftest import (
     uninstall,
     wait_available,
 )
-from tests.integration.metrics.test_security import SIGNALS, client
+from tests.integration.metrics.test_security import ADMIN, SIGNALS, client, pki
+from tests.integration.metrics.test_values import KIND, of_deployment
 from tests.kube import Api, eventually
 from tests.metrics_server_process import MetricsServerProcess
 
@@ -134,8 +135,23 @@ def test_registers_only_when_it_can_answer(
     eventually(lambda: running.probe("/readyz").startswith("503"))
     assert "window" in running.probe("/readyz")
     assert api_service(release) is None
+    path = f"/namespaces/{release.namespace}/{KIND}/chat/requests_running"
+    with client(running, pki(release, "front-proxy-ca"), "front-proxy") as proxy:
+        answer = proxy.get(GROUP_PATH + path, headers=ADMIN)
+    assert (answer.status_code, "window" in answer.text) == (503, True), "nor by another way"
     wait_available(release)
     assert time.monotonic() - started > 3
+
+
+def test_who_sees_every_pod_start_does_not_wait_for_a_window(
+    release: Api, server: StartServer, engine: FakeEngine
+) -> None:
+    nobody = ("get", "pods", "--all-namespaces", "--output=name")
+    eventually(lambda: not release.cluster.kubectl(*nobody).stdout, what="other tests' are gone")
+    server(window_seconds="100")
+    wait_available(release)
+    serve(release, "chat", engine)
+    eventually(lambda: of_deployment(release, "chat", "demand_tokens_per_second"))
 
 
 def test_discovery_answers_while_every_scrape_fails(

@@ -167,6 +167,8 @@ def failed(reason: str, message: str, *, name: str = "toy-0", at: str = "2026-01
         (ended("ValueError: The model's max seq len (131072) is larger than the maximum number of tokens that can be stored in KV cache (20576)."), reasons.MODEL_TOO_LARGE, "131072"),
         (ended("ValueError: To serve at least one request with the models's max seq len (40960), (4.38 GiB KV cache is needed, which is larger than the available KV cache memory (0.5 GiB)."), reasons.MODEL_TOO_LARGE, "4.38 GiB"),
         (ended("one request of 4096 tokens needs 800 bytes of KV cache, there are 10: lower --max-model-len"), reasons.MODEL_TOO_LARGE, "4096"),
+        (ended("one request of 40960 tokens needs 4697620480 bytes of KV cache, the GPU has room for 0 (of 8589934592, 8053063680 are in use and a step takes 805306368): lower --max-model-len"), reasons.MODEL_TOO_LARGE, "the GPU has room for 0"),
+        (ended("OutOfMemoryError: CUDA out of memory. Tried to allocate 594.00 MiB. GPU 0 has a total capacity of 23.50 GiB"), reasons.GPU_OUT_OF_MEMORY, "594.00 MiB"),
         (ended("/models/x holds only pickled weights, which can run code when opened: convert them to safetensors"), reasons.MODEL_FORMAT_UNSUPPORTED, "pickled"),
         (ended("ValueError: Model architectures ['FooForCausalLM'] are not supported for now."), reasons.MODEL_FORMAT_UNSUPPORTED, "FooForCausalLM"),
         (ended("boom, token=abcdef"), reasons.ENGINE_CRASHED, "code 1: boom, token=***"),

@@ -1,16 +1,17 @@
 """Pods on GPUs, models from a hub, vLLM: what they ask for."""
 
 import contextlib
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pagoda.render.effective import SpecError
 from pagoda.render.quantity import parse_quantity
 
 from tests.builders import only, plan
 
 HUB = {"uri": "hf://Qwen/Qwen3-0.6B"}
+ENGINES = ["pagoda", "vllm"]
 
 
 def pod(**fields):
@@ -26,18 +27,34 @@ def flag(container, name):
     return container["args"][container["args"].index(name) + 1]
 
 
-def test_gpu_makes_it_vllm_and_asks_for_the_resource():
-    container = engine(resources={"gpu": {"count": 2}})
-    assert plan(resources={"gpu": {}}).effective.profile.name == "vllm"
-    for kind in ("requests", "limits"):
-        assert container["resources"][kind]["nvidia.com/gpu"] == "2"
-    assert flag(container, "--tensor-parallel-size") == "2"
+def test_gpu_makes_it_vllm_unless_the_user_says_otherwise():
+    gpu = {"gpu": {}}
+    assert plan(resources=gpu).effective.profile.name == "vllm"
+    assert plan(resources=gpu, engine={"type": "pagoda"}).effective.profile.name == "pagoda"
 
 
-def test_tensor_parallel_below_the_count_is_kept():
-    container = engine(resources={"gpu": {"count": 4}}, parallelism={"tensor": 2})
-    assert flag(container, "--tensor-parallel-size") == "2"
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize(
+    ("fields", "gpus", "tensor"),
+    [
+        ({"resources": {"gpu": {}}}, "1", "1"),
+        ({"resources": {"gpu": {"count": 2}}}, "2", "2"),
+        ({"resources": {"gpu": {"count": 4}}, "parallelism": {"tensor": 2}}, "4", "2"),
+    ],
+)
+def test_model_is_spread_over_the_gpus_asked_for(kind, fields, gpus, tensor):
+    container = engine(engine={"type": kind}, **fields)
+    for amounts in container["resources"].values():
+        assert amounts["nvidia.com/gpu"] == gpus
+    assert flag(container, "--tensor-parallel-size") == tensor
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_tensor_parallel_is_the_operators_on_gpus(kind):
+    args = {"engine": {"type": kind, "args": ["--tensor-parallel-size=8"]}}
+    on_gpus = plan(resources={"gpu": {"count": 2}}, **args).effective
+    assert on_gpus.overridden_args == ["--tensor-parallel-size=8"]
+    assert plan(**args).effective.overridden_args == []
 
 
 @pytest.mark.parametrize(
@@ -67,6 +84,8 @@ def test_product_selects_nodes_and_their_taint_is_tolerated(resource, label):
         ({"engine": {"type": "vllm"}}, "2", "8Gi", "1Gi"),
         ({"resources": {"gpu": {}}}, "4", "32Gi", "1Gi"),
         ({"resources": {"gpu": {"count": 4}}}, "16", "128Gi", "8Gi"),
+        ({"engine": {"type": "pagoda"}, "resources": {"gpu": {}}}, "4", "16Gi", None),
+        ({"engine": {"type": "pagoda"}, "resources": {"gpu": {"count": 4}}}, "16", "64Gi", "4Gi"),
         ({"resources": {"sharedMemory": "3Gi", "cpu": 2, "memory": "1Gi"}}, "2", "1Gi", "3Gi"),
     ],
 )
@@ -82,6 +101,33 @@ def test_default_resources(fields, cpu, memory, shared):
     else:
         wanted = {"medium": "Memory", "sizeLimit": shared}
         assert volumes[mounts["/dev/shm"]]["emptyDir"] == wanted
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_compiled_kernels_outlive_the_container(kind):
+    made = pod(engine={"type": kind}, resources={"gpu": {}})
+    (container,) = made["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    (cache,) = (v["value"] for v in container["env"] if v["name"] == "TRITON_CACHE_DIR")
+    mounts = {m["mountPath"]: m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
+    (volume,) = (mounts[str(p)] for p in PurePosixPath(cache).parents if str(p) in mounts)
+    (source,) = (v["emptyDir"] for v in made["volumes"] if v["name"] == volume)
+    assert "medium" not in source, "on disk, or kernels would take the replica's memory"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_large_weights_may_take_as_long_as_the_roll_out(kind):
+    gpus = {"engine": {"type": kind}, "resources": {"gpu": {"count": 8}}}
+    probe = engine(**gpus)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 30 * 60
+    probe = engine(rollout={"progressDeadlineSeconds": 7200}, **gpus)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 7200
+
+
+def test_own_engine_on_cpu_knows_nothing_of_gpus():
+    container = engine()
+    assert "--tensor-parallel-size" not in container["args"]
+    assert "TRITON_CACHE_DIR" not in {variable["name"] for variable in container["env"]}
 
 
 def test_hub_model_is_fetched_by_a_container_of_its_own():
@@ -116,11 +162,11 @@ def test_image_by_engine_and_accelerator():
     assert plan(images=images, engine={"type": "vllm"}).image == "reg/cpu:1"
     assert plan(images=images, resources={"gpu": {}}).image == "reg/gpu:1"
     assert plan(images={"vllm": "reg/one:1"}, engine={"type": "vllm"}).image == "reg/one:1"
-
-
-def test_pagoda_on_a_gpu_slipped_through_validation():
-    with pytest.raises(SpecError, match="pagoda does not run on a GPU yet"):
-        plan(engine={"type": "pagoda"}, resources={"gpu": {}})
+    own_on_gpu = {"engine": {"type": "pagoda"}, "resources": {"gpu": {}}}
+    images = {"pagoda": "reg/own:1", "pagoda-gpu": "reg/own:1-cuda"}
+    assert plan(images=images).image == "reg/own:1"
+    assert plan(images=images, **own_on_gpu).image == "reg/own:1-cuda"
+    assert plan(**own_on_gpu).image == f"{plan().image}-cuda"
 
 
 @pytest.mark.parametrize("change", [{"suspend": True}, {"rollout": {"strategy": "Replace"}}])

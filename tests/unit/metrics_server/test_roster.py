@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import pytest
 from pagoda.autoscaling.samples import KEEP_SECONDS, STALE_SECONDS, PodState
 from pagoda.autoscaling.scraping import pods
 from pagoda.autoscaling.scraping.roster import (
@@ -61,7 +62,7 @@ def test_a_pod_is_found_ready_loads_or_leaves() -> None:
     known.on_pod(None, pod())
     (replica,) = new
     assert replica.history.state is PodState.SERVING
-    assert replica.history.start_seconds == 60.0
+    assert replica.history.start_seconds == pytest.approx(60.0)
     before = pod("chat-1", ready=False)
     known.on_pod(None, before)
     assert new[1].history.state is PodState.STARTING
@@ -70,6 +71,48 @@ def test_a_pod_is_found_ready_loads_or_leaves() -> None:
     known.on_pod(pod("chat-1"), pod("chat-1", phase="Failed"))
     assert not new[1].exists
     assert len(new) == 2
+
+
+def test_what_a_found_pod_runs_is_not_taken_for_new():
+    known, new = roster()
+    known.on_pod(None, pod())
+    now = time.monotonic()
+    tell(known, new[0], now, running=8)
+    tell(known, new[0], now + 5, running=8)
+    assert not new[0].history.is_watched_from_birth
+
+
+def test_what_was_heard_a_moment_ago_is_in_the_next_answer():
+    known, new = roster()
+    known.on_pod(None, pod())
+    now = time.monotonic()
+    assert known.newest(("ns", "other"), now) is None
+    for second in range(0, 25, 5):
+        tell(known, new[0], now + second, running=4)
+    told = known.newest(KEY, now + 20)
+    assert told is not None
+    assert told.requests_running.value == 4
+    tell(known, new[0], now + 25, running=9)
+    told = known.newest(KEY, now + 25)
+    assert told is not None
+    assert told.requests_running.value == 9
+    assert known.newest(KEY, now + 26) is told, "nothing was heard since"
+
+
+def test_whoever_saw_all_pods_start_knows_everything():
+    known, _ = roster()
+    assert known.is_known_from_birth, "there are none"
+    before = pod("chat-1", ready=False)
+    known.on_pod(None, before)
+    known.on_pod(before, pod("chat-1"))
+    assert known.is_known_from_birth
+    found = pod("chat-2")
+    known.on_pod(None, found)
+    assert not known.is_known_from_birth
+    known.on_pod(found, None)
+    assert not known.is_known_from_birth, "what it did still counts"
+    known.measure(KEY, time.monotonic() + KEEP_SECONDS + 1)
+    assert known.is_known_from_birth
 
 
 def test_only_pods_that_serve_and_are_heard_of_have_numbers() -> None:

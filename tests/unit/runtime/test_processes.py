@@ -5,8 +5,10 @@ once because it never imports torch.
 import itertools
 import json
 import logging
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 from pagoda_runtime.logs import JsonFormatter
 from pagoda_runtime.server import ipc
+from pagoda_runtime.server.engine_process import Parent
 
 
 @pytest.mark.parametrize("module", ["pagoda_runtime.server.lifecycle", "pagoda_runtime.cli"])
@@ -59,6 +62,16 @@ def test_messages_arrive_whole_in_whatever_pieces_they_come(
         whole = sum(len(ipc.frame(message)) for message in arrived)
         assert frames.has_begun == (whole < end)
     assert arrived == sent
+
+
+def test_a_message_larger_than_the_socket_holds_is_heard_whole() -> None:
+    ours, theirs = socket.socketpair()
+    parent = Parent(theirs.detach())
+    sent = ipc.Abort(["x" * (4 << 20)])
+    with ours, ThreadPoolExecutor(1) as sender:
+        assert parent.heard() == []
+        sender.submit(ours.sendall, ipc.frame(sent))
+        assert parent.heard(patience=60) == [sent]
 
 
 def test_a_log_line_is_one_line_of_json() -> None:

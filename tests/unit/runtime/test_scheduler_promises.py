@@ -5,12 +5,14 @@ deadlines, shared prompts, windows, pool sizes and budgets.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request, SamplingParams
 from pagoda_runtime.engine.scheduler import Scheduler
 from pagoda_runtime.engine.step import Chunk
+from pagoda_runtime.gpu.ahead import Ahead
 
 EOS = 7
 
@@ -89,15 +91,29 @@ arrivals = st.builds(
 class Memory:
     """The KV cache of a model whose keys are the whole prefix: reading finds every wrong block. A
     token reads what its window holds.
+
+    With `ahead` it is a GPU's: after a step of decodes the next ones are computed at once, where the
+    requests are then, and what was computed for a request that asks for it is not computed again.
     """
 
-    def __init__(self, block_size: int, window: int | None) -> None:
+    def __init__(self, block_size: int, window: int | None, ahead: bool) -> None:
         self._size = block_size
         self._window = window
-        self._slots: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = {}
+        self._looks_ahead = ahead
+        self._slots: dict[tuple[int, int], object] = {}
+        self._ahead: Ahead | None = None
+        self._ahead_slots: list[tuple[int, int]] = []
 
     def run(self, chunks: list[Chunk]) -> None:
+        ahead, self._ahead = self._ahead, None
         for chunk in chunks:
+            row = ahead.row_of(chunk) if ahead else None
+            if row is not None:
+                # Its key was stored when its token was on the way; it may have been overwritten.
+                slot = self._ahead_slots[row]
+                if self._slots[slot] is ahead:
+                    self._slots[slot] = self._content(chunk, chunk.start)
+                continue
             for position in range(chunk.start, chunk.end):
                 self._slots[self._slot(chunk, position)] = self._content(chunk, position)
         for chunk in chunks:
@@ -105,6 +121,11 @@ class Memory:
             for position in range(first, chunk.end):
                 slot = self._slot(chunk, position)
                 assert self._slots[slot] == self._content(chunk, position)
+        if self._looks_ahead and all(c.samples and c.length == 1 for c in chunks):
+            going = [c for c in chunks if c.end < len(c.request.block_table) * self._size]
+            self._ahead = Ahead([c.request for c in going], torch.empty(0), list)
+            self._ahead_slots = [self._slot(c, c.end) for c in going]
+            self._slots.update(dict.fromkeys(self._ahead_slots, self._ahead))
 
     def _slot(self, chunk: Chunk, position: int) -> tuple[int, int]:
         return chunk.request.block_table[position // self._size], position % self._size
@@ -123,6 +144,7 @@ class Memory:
     spare_budget=st.integers(0, 20),
     caching=st.booleans(),
     window=st.none() | st.integers(1, 30),
+    ahead=st.booleans(),
 )
 def test_promises(
     plan: list[Arrival],
@@ -132,6 +154,7 @@ def test_promises(
     spare_budget: int,
     caching: bool,
     window: int | None,
+    ahead: bool,
 ) -> None:
     longest = max(a.prompt + a.answer for a in plan)
     s = Scheduler(
@@ -141,8 +164,9 @@ def test_promises(
         max_model_len=longest,
         enable_prefix_caching=caching,
         window=window,
+        ahead=ahead,
     )
-    memory = Memory(block_size, window)
+    memory = Memory(block_size, window, ahead)
     requests: list[Request] = []
     reads: dict[str, list[int]] = {str(i): [] for i in range(len(plan))}
     read_again = False

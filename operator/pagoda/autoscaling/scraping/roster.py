@@ -28,6 +28,7 @@ class Replica:
     labels: dict[str, str]
     address: str
     history: PodHistory
+    found_ready: bool = False  # it had begun to serve before anybody here looked
     engine: str = ""  # whose names its pages have; "" until the first page
     scraped_at: float = 0.0  # seconds since 1970, of the newest page
     error: str = ""  # why the last scrape failed
@@ -49,6 +50,8 @@ class Deployment:
     replicas: dict[str, Replica] = field(default_factory=dict)  # by the pod's UID
     signals: law.Signals | None = None
     """What the law said last."""
+    has_news: bool = True
+    """Whether something is known that was not then."""
 
     @property
     def scraped_at(self) -> float:
@@ -100,6 +103,7 @@ class Roster:
             known.replicas = self._pods.setdefault(key, {})
         known.labels = after["metadata"].get("labels", {})
         known.target = target(after)
+        known.has_news = True
 
     def on_workload(self, before: Object | None, after: Object | None) -> None:
         """Take in a change of the Deployment behind an LLMDeployment, which has its name."""
@@ -110,6 +114,7 @@ class Roster:
             self._spec_replicas.pop(key, None)
         else:
             self._spec_replicas[key] = after["spec"].get("replicas", 1)
+        self._note(key)
 
     def on_pod(self, before: Object | None, after: Object | None) -> None:
         """Take in a change of an engine's pod."""
@@ -132,10 +137,11 @@ class Roster:
             siblings[metadata["uid"]] = replica
         replica.labels = metadata.get("labels", {})
         replica.address = facts.address
-        was = replica.history.state
+        if is_new and facts.ready_since is not None:
+            replica.found_ready = True
+            replica.history.become(PodState.SERVING, now - (time.time() - facts.ready_since))
         replica.history.become(facts.state, now)
-        if is_new and was is not replica.history.state and facts.ready_since is not None:
-            replica.history.start_seconds = facts.ready_since - facts.created
+        self._note(key)
         if is_new:
             self._on_new(replica)
 
@@ -145,6 +151,11 @@ class Roster:
         if (replica := self._pods.get(key, {}).get(pod["metadata"]["uid"])) is not None:
             replica.history.become(PodState.GONE, now)
             replica.gone_at = now
+            self._note(key)
+
+    def _note(self, key: Key) -> None:
+        if (deployment := self.deployments.get(key)) is not None:
+            deployment.has_news = True
 
     # --- what the scraper tells ---------------------------------------------------------------
     def heard(self, replica: Replica, values: dict[str, float], now: float) -> None:
@@ -152,13 +163,21 @@ class Roster:
         replica.history.add(PodSample(time=now, **values))
         replica.scraped_at = time.time()
         replica.error = ""
+        self._note(replica.key)
 
     # --- what is asked ------------------------------------------------------------------------
+    @property
+    def is_known_from_birth(self) -> bool:
+        """Tell whether nothing has happened to any pod before it was watched."""
+        everybody = (replica for found in self._pods.values() for replica in found.values())
+        return not any(replica.found_ready for replica in everybody)
+
     def measure(self, key: Key, now: float) -> None:
         """Apply the law to an LLMDeployment, and forget pods of it that are long gone."""
         self._forget(key, now)
         if (deployment := self.deployments.get(key)) is None:
             return
+        deployment.has_news = False
         deployment.signals = law.measure(
             [replica.history for replica in deployment.replicas.values()],
             now=now,
@@ -167,6 +186,17 @@ class Roster:
             previous=deployment.signals,
             law=self._constants,
         )
+
+    def newest(self, key: Key, now: float) -> law.Signals | None:
+        """Give what the law says of all that is known by now; None if there is no such object.
+
+        An HPA looks every 15 s: what it is told must not be seconds old on top of that.
+        """
+        if (deployment := self.deployments.get(key)) is None:
+            return None
+        if deployment.has_news:
+            self.measure(key, now)
+        return deployment.signals
 
     @property
     def keys(self) -> list[Key]:

@@ -29,7 +29,7 @@ from pagoda.autoscaling.server.listener import Listener
 from pagoda.autoscaling.server.registration import Registration, Service
 from pagoda.autoscaling.server.routes import Routes
 from pagoda.autoscaling.server.serving_secret import ServingSecret
-from pagoda.autoscaling.server.values import Values
+from pagoda.autoscaling.server.values import NOT_WHOLE, Values
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError
 from pagoda.kube.mirror import Mirror
@@ -140,7 +140,7 @@ class MetricsServer:
         routes = Routes(
             Authenticator(self._reviewer, lambda: self._front_proxy),
             Authorizer(self._reviewer),
-            Values(self._roster, self._options.constants),
+            Values(self._roster, self._options.constants, self._is_whole),
             peer=self._listener.peer,
             signals=self._signals,
             unready=self.unready,
@@ -179,7 +179,7 @@ class MetricsServer:
         if not self._authentication.synced.is_set():
             return "whom to trust is not known yet"
         if not self._is_whole():
-            return "the first window is not full yet"
+            return NOT_WHOLE
         return ""
 
     # --- what watches tell --------------------------------------------------------------------
@@ -258,13 +258,15 @@ class MetricsServer:
         return registration.claims(self._services.objects.values(), self._options.service)
 
     def _is_whole(self) -> bool:
-        """Tell whether rates can be told: a window has been watched, or there is nothing to watch."""
+        """Tell whether nobody could know more: a window was watched, or every pod from its birth.
+
+        A replica that joins others must not answer from less than they do. One that has missed
+        nothing answers at once, and the law says how young the pods are.
+        """
         if self._watched_since is None:
             return False
-        if not any(found.replicas for found in self._roster.deployments.values()):
-            return True
-        window = self._options.constants.window
-        return time.monotonic() - self._watched_since >= window + self._options.pace.interval
+        window = self._options.constants.window + self._options.pace.interval
+        return time.monotonic() - self._watched_since >= window or self._roster.is_known_from_birth
 
     def _signals(self) -> Object:
         return bulk.signals(

@@ -1,25 +1,27 @@
 """Looks up what a request asks for."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from pagoda.autoscaling.law import Constants, Signal
-from pagoda.autoscaling.scraping.roster import Deployment, Replica, Roster
+from pagoda.autoscaling.law import Constants, Signal, Signals
+from pagoda.autoscaling.scraping.roster import Replica, Roster
 from pagoda.autoscaling.server.answers import ApiError, Reading
 from pagoda.autoscaling.server.discovery import DEPLOYMENTS, METRICS, PODS
 from pagoda.autoscaling.server.selectors import Selector, parse
 from pagoda.render.objects import SELECTOR_LABEL
 
 EVERY = "*"
+NOT_WHOLE = "the first window is not full yet"
 RATES = ("demand_tokens_per_second", "served_tokens_per_second")
 
 
 class Values:
     """The values of metrics, from the roster."""
 
-    def __init__(self, roster: Roster, constants: Constants):
-        """Take the roster and what the law assumes."""
+    def __init__(self, roster: Roster, constants: Constants, is_whole: Callable[[], bool]):
+        """Take the roster, what the law assumes, and what tells whether the first window is full."""
         self._roster = roster
+        self._is_whole = is_whole
         self._window = round(constants.window)
 
     def find(
@@ -43,6 +45,9 @@ class Values:
         selector = _parsed(labels)
         if not _parsed(series).fits({}):
             raise ApiError(404, "NotFound", f"{metric} has no series {series}")
+        # Whoever asks past the readiness would scale on sums that grow by the second.
+        if not self._is_whole():
+            raise ApiError(503, "ServiceUnavailable", NOT_WHOLE)
         if resource == PODS:
             return list(self._of_pods(namespace, name, metric, selector))
         return list(self._of_deployments(namespace, name, metric, selector))
@@ -52,7 +57,7 @@ class Values:
     ) -> Iterator[Reading]:
         if name == EVERY:
             for (place, key), found in self._roster.deployments.items():
-                signal = _signal(found, metric)
+                signal = _signal(found.signals, metric)
                 known = signal.value is not None
                 if place == namespace and known and selector.fits(found.labels):
                     yield self._reading(key, metric, signal, found.scraped_at)
@@ -60,7 +65,8 @@ class Values:
         deployment = self._roster.deployments.get((namespace, name))
         if deployment is None:
             raise ApiError(404, "NotFound", f'{DEPLOYMENTS} "{name}" not found')
-        signal = _signal(deployment, metric)
+        newest = self._roster.newest((namespace, name), time.monotonic())
+        signal = _signal(newest, metric)
         if signal.value is None:
             why = f"{metric} of {name} is not known: {signal.reason}"
             raise ApiError(503, "ServiceUnavailable", why)
@@ -97,10 +103,10 @@ class Values:
         return Reading(name, signal.value, scraped_at, window)
 
 
-def _signal(deployment: Deployment, metric: str) -> Signal:
-    if deployment.signals is None:
+def _signal(signals: Signals | None, metric: str) -> Signal:
+    if signals is None:
         return Signal(None, "NotMeasuredYet")
-    signal: Signal = getattr(deployment.signals, metric)
+    signal: Signal = getattr(signals, metric)
     return signal
 
 

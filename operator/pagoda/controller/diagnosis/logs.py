@@ -16,7 +16,7 @@ KNOWN: tuple[tuple[re.Pattern[str], Reason], ...] = tuple(
         (r"(?:CUDA|HIP) error: out of memory", reasons.GPU_OUT_OF_MEMORY),
         (r"CUBLAS_STATUS_ALLOC_FAILED", reasons.GPU_OUT_OF_MEMORY),
         (r"Free memory on device .* is less than desired GPU memory", reasons.GPU_OUT_OF_MEMORY),
-        # vLLM, old and new; Pagoda's runtime (engine/kv_size.py).
+        # vLLM, old and new; Pagoda's runtime (engine/kv_size.py, gpu/size.py).
         (r"No available memory for the cache blocks", reasons.MODEL_TOO_LARGE),
         (r"max seq len \(\d+\) is larger than the maximum number", reasons.MODEL_TOO_LARGE),
         (r"larger than the available KV cache memory", reasons.MODEL_TOO_LARGE),

@@ -208,7 +208,7 @@ def test_the_others_stand_for_a_blind_pod():
 
 
 def test_a_pod_that_has_just_become_ready_is_not_one_to_stand_for():
-    new = PodHistory(state=PodState.SERVING, since=NOW - 3, start_seconds=5)
+    new = PodHistory(state=PodState.SERVING, ready_at=NOW - 3, start_seconds=5)
     assert demand([pod(), pod(), new]) == pytest.approx(200)
 
 
@@ -256,10 +256,10 @@ def test_gauges_of_a_pod_that_is_gone_no_longer_count():
 
 def test_a_new_pod_begins_with_nothing_and_one_found_serving_with_what_it_had():
     steady = [pod(), pod()]
-    new = pod(start=NOW - 20, since=NOW - 23)
+    new = pod(start=NOW - 20, ready_at=NOW - 23)
     assert demand([*steady, new], certainty=1e9) > 210  # ten more run
     # A restarted scraper meets the pods one after the other; what they run is not new.
-    found = [pod(start=NOW - 30 + i, end=NOW + i, since=-1000.0) for i in range(4)]
+    found = [pod(start=NOW - 30 + i, end=NOW + i, ready_at=-1000.0) for i in range(4)]
     assert demand(found, now=NOW + 3) <= 400
 
 

@@ -11,7 +11,7 @@ SCRIPT = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pagoda_runtime.gpu.kernels import elementwise, paged_attention, sampling
+from pagoda_runtime.gpu.kernels import elementwise, paged_attention, quantize, sampling
 
 X, F, I, L = "*bf16", "*fp32", "*i32", "*i64"
 
@@ -50,6 +50,7 @@ compiles(paged_attention._join, [X, F, F], HEAD_DIM=128, WIDTH=128, SPLITS=5, SP
 for add in (False, True):
     compiles(elementwise._add_norm, [X, X, X, X, "fp32"], SIZE=576, WIDTH=1024, ADD=add)
 compiles(elementwise._silu_and_mul, [X, X], SIZE=3072, BLOCK=1024)
+compiles(quantize.quantize_kernel, ["*fp8e4nv", F, X, "fp32"], SIZE=3072, WIDTH=4096)
 compiles(sampling._sample, [I, F, "i32", F, F, F, I, L, L], VOCAB=151936, BLOCK=sampling.BLOCK)
 """
 

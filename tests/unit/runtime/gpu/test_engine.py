@@ -13,7 +13,10 @@ from pagoda_runtime.engine.output import Delta
 from pagoda_runtime.engine.request import PoolingParams, Request, SamplingParams
 from pagoda_runtime.model.spec import read_spec
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+    pytest.mark.filterwarnings("ignore:overflow encountered in reduce:RuntimeWarning"),
+]
 
 BLOCK = 4
 COMMON = {

@@ -1,0 +1,52 @@
+"""8-bit products beside exact ones."""
+
+import pytest
+import torch
+from pagoda_runtime.gpu.fp8 import Fp8Linear, quantize
+from pagoda_runtime.model.decoder import Linear
+
+from tests.unit.runtime.gpu.device import DEVICE
+
+# Three bits of mantissa; the interpreter cuts off where a GPU rounds.
+ERROR = 1 / 16 if DEVICE.type == "cuda" else 1 / 8
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),
+    pytest.mark.skipif(
+        DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (8, 9),
+        reason="these GPUs have no such products",
+    ),
+]
+
+
+def test_rows_are_scaled_to_the_largest_number() -> None:
+    x = torch.randn(3, 40, device=DEVICE) * torch.tensor([[1e-3], [1.0], [1e4]], device=DEVICE)
+    x[1, 7] = 0.0
+    rounded, scale = quantize(x)
+    assert rounded.dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(
+        rounded.float().abs().amax(1), torch.full((3,), 448.0, device=DEVICE)
+    )
+    # Three bits of mantissa; the interpreter cuts off where a GPU rounds.
+    error = (rounded.float() * scale - x).abs()
+    assert bool((error <= x.abs() / 8 + scale / 256).all())
+
+
+def test_a_row_of_zeros() -> None:
+    rounded, scale = quantize(torch.zeros(1, 16, device=DEVICE))
+    assert not bool(rounded.float().any())
+    assert bool(scale.isfinite().all())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_product(bias: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(48, 256, device=DEVICE).to(torch.bfloat16) / 16
+    linear = Linear(weight, torch.randn(48, device=DEVICE).to(torch.bfloat16) if bias else None)
+    x = torch.randn(32, 256, device=DEVICE).to(torch.bfloat16)
+    exact = torch.nn.functional.linear(
+        x.float(), weight.float(), None if linear.bias is None else linear.bias.float()
+    )
+    # Outputs have a standard deviation of 1, and errors of the factors add up like noise.
+    error = (Fp8Linear.of(linear)(x).float() - exact).std()
+    assert error < 0.8 * ERROR
