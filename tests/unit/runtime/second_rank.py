@@ -74,7 +74,7 @@ def serve(core: EngineCore, job: Job) -> dict[str, list[Delta]]:
         (2, 40, SamplingParams(max_tokens=12, **greedy, prompt_logprobs=2)),
         (2, 33, PoolingParams("mean")),
         (3, 30, SamplingParams(max_tokens=6, **greedy, logit_bias=((5, 30.0),))),
-        (4, 12, SamplingParams(max_tokens=40, **greedy)),
+        (4, 12, SamplingParams(max_tokens=20, **greedy)),
         (4, 12, SamplingParams(max_tokens=40, **greedy, deadline=9.0)),
     ]
     questions = few if job.few else many
@@ -85,8 +85,8 @@ def serve(core: EngineCore, job: Job) -> dict[str, list[Delta]]:
             if begin == step:
                 prompt = [*text[: length - length // 3], *range(i, i + length // 3)]
                 core.add(Request(str(i), prompt, params))
-        if step == 12:
-            core.abort(["6"])
+        if step == 7:
+            core.abort(["1"])
         for delta in core.step(float(step))[0]:
             answers.setdefault(delta.id, []).append(delta)
         step += 1
