@@ -166,13 +166,15 @@ def test_the_fused_execution_is_not_parallel(tmp_path: Path) -> None:
 
 
 class Pair(Group):
-    """As if there were another rank."""
+    """As if there were another rank, which has chosen token 5."""
 
     size = 2
 
+    def broadcast(self, x: torch.Tensor) -> torch.Tensor:
+        return x.fill_(5)
 
-def test_no_memory_on_a_rank_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step tried again would be one more than the other ranks compute."""
+
+def runner(group: Group) -> TorchRunner:
     spec = parse_spec(
         {
             "architectures": ["LlamaForCausalLM"],
@@ -185,13 +187,34 @@ def test_no_memory_on_a_rank_ends_the_engine(monkeypatch: pytest.MonkeyPatch) ->
         }
     )
 
+    decoder = Decoder(spec, dummy_weights(spec, torch.float32, 0), 8, group)
+    return TorchRunner(decoder, PagedTorchAttention(spec, KVLayout(1, 8, torch.float32)), 1)
+
+
+def one_token() -> Chunk:
+    params = SamplingParams(max_tokens=1, seed=0, logit_bias=((3, 50.0),))
+    return Chunk(Request("a", [1], params, block_table=[0]), 0, 1)
+
+
+@pytest.mark.parametrize(("group", "token"), [(Group(), 3), (Pair(), 5)])
+def test_the_first_ranks_token_counts(group: Group, token: int) -> None:
+    """Another rank's logits may differ in the last bit."""
+    (output,) = runner(group).run([one_token()])
+    assert output.sampled is not None
+    assert output.sampled.token == token
+
+
+@pytest.mark.parametrize(
+    ("group", "error"), [(Group(), MemoryError), (Pair(), torch.OutOfMemoryError)]
+)
+def test_no_memory_on_a_rank_ends_the_engine(
+    group: Group, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step tried again would be one more than the other ranks compute."""
+
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(PagedTorchAttention, "plan", full)
-    request = Request("a", [1], SamplingParams(max_tokens=1, seed=0), block_table=[0])
-    for group, error in ((Group(), MemoryError), (Pair(), torch.OutOfMemoryError)):
-        decoder = Decoder(spec, dummy_weights(spec, torch.float32, 0), 8, group)
-        attention = PagedTorchAttention(spec, KVLayout(1, 8, torch.float32))
-        with pytest.raises(error, match="no memory"):
-            TorchRunner(decoder, attention, 1).run([Chunk(request, 0, 1)])
+    with pytest.raises(error, match="no memory"):
+        runner(group).run([one_token()])
