@@ -14,7 +14,7 @@ from dev.vllm_cpu import site_packages
 from tests.builders import manifest
 from tests.e2e import vllm_image
 from tests.e2e.install import install, offer_toy_model
-from tests.kube import Api, eventually, remove_namespaces
+from tests.kube import Api, eventually
 
 # One start: three processes that import torch and vLLM one after the other.
 START_TIMEOUT = 300.0
@@ -66,7 +66,7 @@ def served(node_cluster: Cluster) -> Iterator[Api]:
     )
     eventually(lambda: api.condition("toy")["status"] == "True", timeout=START_TIMEOUT, every=1)
     yield api
-    remove_namespaces(node_cluster, api.namespace)
+    node_cluster.kubectl("delete", "namespace", api.namespace, "--wait=false")
 
 
 def stream(api: Api, path: str, **body: object) -> list[dict]:
