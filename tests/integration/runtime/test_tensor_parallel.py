@@ -22,7 +22,7 @@ BLOCKS = 30
 
 def flags(ranks: int) -> list[str]:
     # A rank's block has the rank's share of the heads: two layers, keys and values of 16 tokens.
-    block = 2 * 2 * 16 * (2 // ranks) * 32 * 4
+    block = 2 * 2 * 16 * max(1, 2 // ranks) * 32 * 4
     cache = ["--kv-cache-memory-bytes", str(BLOCKS * block)]
     return [*FLAGS, *cache, "--tensor-parallel-size", str(ranks)]
 
@@ -39,9 +39,14 @@ def servers(model: Path) -> Iterator[tuple[Server, Server]]:
     assert not alive(rank_pid(two)), "no orphan keeps the memory"
 
 
-def rank_pid(server: Server) -> int:
-    """Of rank 1."""
-    pid: int = server.wait_log("rank started")["rank_pid"]
+def rank_pid(server: Server, rank: int = 1) -> int:
+    """The process of a rank that has started."""
+    (pid,) = [
+        line["rank_pid"]
+        for line in server.logs
+        if line["message"] == "rank started" and line["rank"] == rank
+    ]
+    assert isinstance(pid, int)
     return pid
 
 
@@ -89,24 +94,36 @@ def leave(server: Server) -> None:
 
 
 @pytest.fixture
-def loaded(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, Path]:
-    """A server of two ranks, and its termination log."""
+def loaded(
+    request: pytest.FixtureRequest, start: Callable[..., Server], tmp_path: Path
+) -> tuple[Server, Path]:
+    """A server of so many ranks, two by default, and its termination log."""
     reason_file = tmp_path / "termination-log"
     reason_file.touch()
     more = ["--min-step-ms", "20", "--step-timeout", "2", "--termination-log", str(reason_file)]
-    return start(*flags(2), *more).wait_ready(), reason_file
+    ranks = getattr(request, "param", 2)
+    return start(*flags(ranks), *more).wait_ready(), reason_file
 
 
-@pytest.mark.parametrize("busy", [True, False])
-def test_a_dead_rank_ends_the_server(loaded: tuple[Server, Path], busy: bool) -> None:
+def test_a_dead_rank_ends_an_idle_server(loaded: tuple[Server, Path]) -> None:
     server, reason_file = loaded
-    running = stream(server, max_tokens=300) if busy else None
     os.kill(rank_pid(server), signal.SIGKILL)
     assert server.wait_exit(5) == 1
     assert reason_file.read_text() == "rank 1 ended with SIGKILL"
-    if running is not None:
-        assert running.result()[-1]["error"]["code"] == "engine_dead"
-    eventually(lambda: not alive(server.engine_pid), "no orphan")
+
+
+# Twice as many as KV heads.
+@pytest.mark.parametrize("loaded", [4], indirect=True)
+def test_a_dead_rank_ends_all_and_is_the_one_named(loaded: tuple[Server, Path]) -> None:
+    """The others fail as well, since they cannot reach it any more."""
+    server, reason_file = loaded
+    running = stream(server, max_tokens=300)
+    os.kill(rank_pid(server, 2), signal.SIGKILL)
+    assert server.wait_exit(5) == 1
+    assert reason_file.read_text() == "rank 2 ended with SIGKILL"
+    assert running.result()[-1]["error"]["code"] == "engine_dead"
+    for pid in (server.engine_pid, rank_pid(server, 1), rank_pid(server, 3)):
+        eventually(lambda pid=pid: not alive(pid), "no orphan")
 
 
 def test_a_rank_that_hangs_is_found_and_leaves_nobody(loaded: tuple[Server, Path]) -> None:
