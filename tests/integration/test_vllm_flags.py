@@ -8,7 +8,8 @@ import pytest
 from pagoda.engines import ENGINES, LaunchRequest
 from pagoda.engines.vllm import VERSION
 
-from dev.vllm_cpu import LOCK, environment
+from dev.locked import REQUIREMENTS
+from dev.vllm_cpu import environment
 
 PROFILE = ENGINES["vllm"]
 PARSE = """
@@ -55,5 +56,5 @@ def test_the_parser_takes_our_flags_as_we_mean_them():
 
 
 def test_default_images_are_of_the_version_that_is_tested():
-    assert f"\nvllm-cpu=={VERSION} \\\n" in LOCK.read_text()
+    assert f"\nvllm-cpu=={VERSION} \\\n" in (REQUIREMENTS / "vllm-cpu.txt").read_text()
     assert all(image.endswith(f":v{VERSION}") for image in PROFILE.images.values())

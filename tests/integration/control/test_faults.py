@@ -100,4 +100,4 @@ def test_port_edited_while_the_operator_was_down_is_repaired(api: Api, operator_
     api.patch("service", "toy", {"spec": {"ports": ports}})
     operator_process("second").start()
     eventually(lambda: [p["port"] for p in api.get("service", "toy")["spec"]["ports"]] == [80])
-    assert api.condition("toy")["reason"] == "Starting"
+    eventually(lambda: api.condition("toy")["reason"] == "Starting")
