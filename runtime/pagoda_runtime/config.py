@@ -44,12 +44,18 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
+    tensor_parallel_size: int = 1
     seed: int = 0
     min_step_ms: float = 0.0
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "block_size",
+            "tensor_parallel_size",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
         if self.max_model_len is not None and self.max_model_len < 2:
@@ -72,6 +78,17 @@ class EngineConfig:
         """The most requests that may wait for a seat."""
         bound = self.max_num_queued_reqs
         return 4 * self.max_num_seqs if bound is None else bound
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A process among the --tensor-parallel-size that compute one model: which one it is, and the
+    loopback port where they find each other. Rank 0 listens there already, on the descriptor `listener`.
+    """
+
+    index: int = 0
+    port: int = 0
+    listener: int | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ def _flags(request: LaunchRequest) -> list[str]:
         str(request.drain_seconds),
     ]
     if request.gpus:
+        # Otherwise it would hold a GPU that it cannot use, and compute on the CPU.
+        flags += ["--execution", "cuda"]
         flags += ["--tensor-parallel-size", str(request.tensor_parallel)]
     return flags
 

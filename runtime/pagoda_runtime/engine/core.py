@@ -47,9 +47,11 @@ class EngineCore:
         """Forget these requests; their blocks are free when this returns."""
         self._scheduler.abort(ids)
 
-    def step(self) -> tuple[list[Delta], Stats]:
-        """Compute one step and return what it brought."""
-        now = self._clock()
+    def step(self, now: float | None = None) -> tuple[list[Delta], Stats]:
+        """Compute one step and return what it brought. Engines that run in step share its time, `now`:
+        what is past its deadline for one must be for all.
+        """
+        now = self._clock() if now is None else now
         deltas = [_ended(request) for request in self._scheduler.expire(now)]
         chunks = self._scheduler.schedule()
         prompt_tokens = cached_tokens = 0

@@ -89,6 +89,7 @@ def size_kv_cache(
         num_blocks = config.kv_cache_memory_bytes // per_block
     else:
         limit = cgroup.memory_limit() if memory_limit is None else memory_limit
+        limit //= config.tensor_parallel_size  # All ranks are in the same container.
         room = room_for_cache(config, spec, dtype, limit)
         num_blocks = min(room // per_block, config.max_num_seqs * per_request)
     if num_blocks >= per_request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from pagoda_runtime import cgroup
 from pagoda_runtime.attention.base import AttentionBackend, KVLayout, SequenceChunk
 from pagoda_runtime.attention.paged_torch import PagedTorchAttention
-from pagoda_runtime.config import EngineConfig
+from pagoda_runtime.config import EngineConfig, Rank
 from pagoda_runtime.engine.kv_size import KVSize, logits_rows, size_kv_cache
 from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.reading import read_prompt
@@ -24,8 +25,10 @@ from pagoda_runtime.engine.step import (
     Sampled,
 )
 from pagoda_runtime.model.decoder import Decoder
+from pagoda_runtime.model.group import join
 from pagoda_runtime.model.loader import read_weights
-from pagoda_runtime.model.spec import DecoderSpec, choose_dtype
+from pagoda_runtime.model.shard import Shard
+from pagoda_runtime.model.spec import choose_dtype
 
 _NO_MEMORY = "DefaultCPUAllocator: "
 
@@ -45,6 +48,9 @@ class TorchRunner:
         try:
             return self._run(chunks)
         except RuntimeError as error:
+            if self._decoder.group.size > 1:
+                # The other ranks are within the step and cannot try it again: the engine ends.
+                raise
             # torch.OutOfMemoryError is for devices; on the CPU only the message tells.
             if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
                 raise MemoryError(str(error)) from error
@@ -75,7 +81,13 @@ class TorchRunner:
             return {}
         requests = [request for request, _ in last]
         logits = self._decoder.logits(torch.stack([row for _, row in last]))
-        return {r.id: s for r, s in zip(requests, sample(logits, requests), strict=True)}
+        sampled = sample(logits, requests)
+        # Ranks could differ in the last bit of a logit, and then in all that follows.
+        tokens = self._decoder.group.broadcast(torch.tensor([s.token for s in sampled])).tolist()
+        return {
+            request.id: replace(one, token=token)
+            for request, one, token in zip(requests, sampled, tokens, strict=True)
+        }
 
 
 def _own_blocks(chunk: Chunk) -> list[int]:
@@ -86,22 +98,26 @@ def _own_blocks(chunk: Chunk) -> list[int]:
     return [table[passed]] * passed + table[passed:]
 
 
-def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tuple[Runner, KVSize]:
+def load(
+    config: EngineConfig, shard: Shard, rank: Rank, progress: LoadProgress
+) -> tuple[Runner, KVSize]:
     """The runner with its weights and its cache."""
     if config.quantization is not None:
         raise ExecutionUnavailableError(f"plain torch has no --quantization {config.quantization}")
+    spec = shard.spec
     name = choose_dtype(config.dtype, spec)
-    size = size_kv_cache(config, spec, name)
-    torch.set_num_threads(cgroup.thread_count())
+    group = join(rank, shard.size, torch.device("cpu"))
+    size = KVSize(*group.minimum(astuple(size_kv_cache(config, spec, name))))
+    torch.set_num_threads(max(1, cgroup.thread_count() // shard.size))
     dtype = getattr(torch, name)
     weights = dict(
         progress.watch(
-            read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
+            read_weights(Path(config.model), shard, dtype, config.load_format, config.seed)
         )
     )
     layout = KVLayout(size.num_blocks, config.block_size, dtype)
     runner = TorchRunner(
-        Decoder(spec, weights, size.max_model_len),
+        Decoder(spec, weights, size.max_model_len, group),
         PagedTorchAttention(spec, layout),
         logits_rows(config.max_num_seqs),
     )

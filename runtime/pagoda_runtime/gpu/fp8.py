@@ -13,7 +13,7 @@ import triton
 from torch import Tensor
 
 from pagoda_runtime.gpu.kernels.quantize import LARGEST, quantize_kernel
-from pagoda_runtime.model.decoder import Layer, Linear, Product
+from pagoda_runtime.model.decoder import Layer, Linear, Product, RowParallel
 
 # Shapes that the product takes.
 _MULTIPLE = 16
@@ -50,6 +50,8 @@ def in_fp8(layer: Layer) -> Layer:
     """The layer with the products that fit in 8 bits."""
 
     def rounded(product: Product) -> Product:
+        if isinstance(product, RowParallel):
+            return replace(product, product=rounded(product.product))
         assert isinstance(product, Linear)
         fits = all(size % _MULTIPLE == 0 for size in product.weight.shape)
         return Fp8Linear.of(product) if fits else product

@@ -65,7 +65,8 @@ class DecodeGraphs(Decodes):
             super().run(size)  # what is compiled on its first run cannot be captured
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # NCCL's watchdog, a thread of its own, may ask for events meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 output = super().run(size)
             self._graphs[size] = graph, output
 

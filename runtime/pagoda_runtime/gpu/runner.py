@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pagoda_runtime.config import EngineConfig
+from pagoda_runtime.config import ConfigError, EngineConfig, Rank
 from pagoda_runtime.engine.kv_size import KVSize, block_bytes, logits_rows, size_kv_cache
 from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.reading import read_prompt
@@ -31,8 +32,10 @@ from pagoda_runtime.gpu.graphs import DecodeGraphs, Decodes, Output
 from pagoda_runtime.gpu.kernels import sampling
 from pagoda_runtime.gpu.size import Memory, size_gpu_cache
 from pagoda_runtime.model.decoder import Decoder
+from pagoda_runtime.model.group import Group, join
 from pagoda_runtime.model.loader import read_weights
-from pagoda_runtime.model.spec import DTYPE_BYTES, DecoderSpec, DType, choose_dtype
+from pagoda_runtime.model.shard import Shard
+from pagoda_runtime.model.spec import DTYPE_BYTES, DType, choose_dtype
 
 log = logging.getLogger("pagoda.engine")
 
@@ -51,6 +54,7 @@ class GpuRunner:
         self,
         decoder: GpuDecoder,
         buffers: StepBuffers,
+        group: Group,
         rows_at_once: int,
         max_decodes: int,
     ) -> None:
@@ -59,11 +63,13 @@ class GpuRunner:
         Args:
             decoder: computes the model.
             buffers: for the largest step.
+            group: who computes the model too.
             rows_at_once: the most rows of logits at once.
             max_decodes: the most decodes in a step.
         """
         self._decoder = decoder
         self._buffers = buffers
+        self._group = group
         self._rows_at_once = rows_at_once
         # One for all graphs: at 256 rows it can be 150 MB.
         self._logits = torch.empty((max_decodes, decoder.vocab_size), device=buffers.device)
@@ -78,6 +84,9 @@ class GpuRunner:
         try:
             return self._run(chunks)
         except torch.OutOfMemoryError as error:
+            if self._group.size > 1:
+                # The other ranks are within the step and cannot try it again: the engine ends.
+                raise
             torch.cuda.empty_cache()
             raise MemoryError(str(error)) from error
 
@@ -165,7 +174,8 @@ class GpuRunner:
         logits.copy_(self._decoder.logits(hidden.index_select(0, step.samples)))
         tokens = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
         sampling.sample(logits, step.parameters, tokens)
-        return Output(logits, tokens)
+        # Ranks could differ in the last bit of a logit, and then in all that follows.
+        return Output(logits, self._group.broadcast(tokens))
 
     def _choose(self, requests: Sequence[Request], output: Output, step: Step) -> list[Sampled]:
         """What became of the requests' rows, the output's first ones."""
@@ -176,6 +186,8 @@ class GpuRunner:
         for i in changed:
             row = adjust(output.logits[i], requests[i])
             sampling.sample(row[None], step.parameters[i : i + 1], tokens[i : i + 1])
+        if changed:
+            self._group.broadcast(tokens)
         chosen = tokens[: len(requests)].tolist()
         return [
             self._describe(output.logits[i], token, request)
@@ -200,12 +212,19 @@ def _changes_logits(request: Request) -> bool:
     return penalties != (0.0, 0.0, 1.0) or bool(request.biases)
 
 
-def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tuple[Runner, KVSize]:
-    """The runner with weights, cache and graphs on the current GPU; where kernels are interpreted on
-    the CPU, without graphs.
+def load(
+    config: EngineConfig, shard: Shard, rank: Rank, progress: LoadProgress
+) -> tuple[Runner, KVSize]:
+    """The runner with weights, cache and graphs on the rank's GPU; where kernels are interpreted on the
+    CPU, without graphs.
     """
     if torch.cuda.is_available():
-        device = torch.device("cuda")
+        if (count := torch.cuda.device_count()) < shard.size:
+            raise ConfigError(
+                f"--tensor-parallel-size {shard.size} needs as many GPUs, and there is {count}"
+            )
+        device = torch.device("cuda", rank.index)
+        torch.cuda.set_device(device)
     elif os.environ.get("TRITON_INTERPRET") == "1":
         device = torch.device("cpu")
     else:
@@ -216,19 +235,22 @@ def load(config: EngineConfig, spec: DecoderSpec, progress: LoadProgress) -> tup
         raise ExecutionUnavailableError(
             "--quantization fp8 needs a GPU of compute capability 8.9 or later"
         )
+    spec = shard.spec
     name = choose_dtype(config.dtype, spec)
+    group = join(rank, shard.size, device)
     dtype = getattr(torch, name)
-    read = read_weights(Path(config.model), spec, dtype, config.load_format, config.seed)
+    read = read_weights(Path(config.model), shard, dtype, config.load_format, config.seed)
     # Nothing else keeps the tensors: of those that are merged only the whole stays.
     decoder = Decoder(
         spec,
         {n: t.to(device, non_blocking=True) for n, t in progress.watch(read)},
         config.max_model_len or spec.max_position,
+        group,
     )
     decoder.cos, decoder.sin = decoder.cos.to(device), decoder.sin.to(device)
     if config.quantization == "fp8":
         decoder.layers = [in_fp8(layer) for layer in decoder.layers]
-    size = _measure(device, config, decoder, name)
+    size = KVSize(*group.minimum(astuple(_measure(device, config, decoder, name))))
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the trial left, so that the cache gets it
     return _runner(device, config, decoder, size), size
@@ -262,6 +284,7 @@ def _runner(
     return GpuRunner(
         GpuDecoder(decoder, cache, config.max_num_seqs, processors),
         buffers,
+        decoder.group,
         logits_rows(config.max_num_seqs),
         config.max_num_seqs,
     )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from pagoda_runtime.model.group import Group
 from pagoda_runtime.model.rope import apply_rope, rope_table
 from pagoda_runtime.model.spec import DecoderSpec
 
@@ -45,6 +46,20 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class RowParallel:
+    """A product of which each rank has some columns of the weight, and those of x; the results are added
+    up.
+    """
+
+    product: Product
+    group: Group
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] → [rows, out], the same on all ranks."""
+        return self.group.all_reduce(self.product(x))
+
+
+@dataclass(frozen=True)
 class Layer:
     """Weights of one block. Projections that read the same input are merged: fewer, larger
     products.
@@ -63,13 +78,22 @@ class Layer:
 class Decoder:
     """Token ids and positions in, hidden states and logits out."""
 
-    def __init__(self, spec: DecoderSpec, tensors: Mapping[str, Tensor], max_len: int) -> None:
-        """Build from tensors named as in `spec.tensor_shapes()`; positions must stay below
-        max_len.
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        tensors: Mapping[str, Tensor],
+        max_len: int,
+        group: Group | None = None,
+    ) -> None:
+        """Build from tensors named as in `spec.tensor_shapes()`; positions must stay below max_len.
+        In a group, spec and tensors are those of this rank's `Shard`.
         """
         self.spec = spec
+        self.group = group or Group()
         self.embedding = tensors["model.embed_tokens.weight"]
-        self.layers = [_layer(spec, tensors, f"model.layers.{i}") for i in range(spec.num_layers)]
+        self.layers = [
+            _layer(spec, tensors, f"model.layers.{i}", self.group) for i in range(spec.num_layers)
+        ]
         self.norm = tensors["model.norm.weight"]
         self.lm_head = self.embedding if spec.tie_embeddings else tensors["lm_head.weight"]
         self.cos, self.sin = rope_table(spec.rope, spec.head_dim, max_len, self.embedding.dtype)
@@ -105,21 +129,24 @@ class Decoder:
         return F.rms_norm(x, weight.shape, weight, self.spec.norm_eps)
 
 
-def _layer(spec: DecoderSpec, tensors: Mapping[str, Tensor], prefix: str) -> Layer:
+def _layer(spec: DecoderSpec, tensors: Mapping[str, Tensor], prefix: str, group: Group) -> Layer:
     def linear(*names: str) -> Linear:
         biases = [tensors[f"{prefix}.{n}.bias"] for n in names if f"{prefix}.{n}.bias" in tensors]
         weights = [tensors[f"{prefix}.{n}.weight"] for n in names]
         return Linear(_merge(weights), _merge(biases) if biases else None)
+
+    def row_parallel(name: str) -> Product:
+        return RowParallel(linear(name), group) if group.size > 1 else linear(name)
 
     return Layer(
         input_norm=tensors[f"{prefix}.input_layernorm.weight"],
         qkv=linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         q_norm=tensors[f"{prefix}.self_attn.q_norm.weight"] if spec.qk_norm else None,
         k_norm=tensors[f"{prefix}.self_attn.k_norm.weight"] if spec.qk_norm else None,
-        o=linear("self_attn.o_proj"),
+        o=row_parallel("self_attn.o_proj"),
         post_norm=tensors[f"{prefix}.post_attention_layernorm.weight"],
         gate_up=linear("mlp.gate_proj", "mlp.up_proj"),
-        down=linear("mlp.down_proj"),
+        down=row_parallel("mlp.down_proj"),
     )
 
 

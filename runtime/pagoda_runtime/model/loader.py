@@ -12,19 +12,24 @@ from torch import Tensor
 
 from pagoda_runtime.config import ConfigError
 from pagoda_runtime.model.checkpoint import weight_files
+from pagoda_runtime.model.shard import Shard
 from pagoda_runtime.model.spec import DecoderSpec
 
 
 def read_weights(
-    model_dir: Path, spec: DecoderSpec, dtype: torch.dtype, load_format: str, seed: int
+    model_dir: Path, shard: Shard, dtype: torch.dtype, load_format: str, seed: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of `spec.tensor_shapes()` by name, in `dtype`; ConfigError if the directory does
-    not hold them.
+    """The shard's part of every tensor by name, in `dtype`; ConfigError if the directory does not hold
+    them. Of a matrix that is divided no more than that part is ever read.
     """
     if load_format == "dummy":
-        yield from dummy_weights(spec, dtype, seed).items()
+        for name, tensor in _random(shard.whole, dtype, seed):
+            if shard.holds(name):
+                part = shard.slices(name)
+                # A copy, so that the whole is freed.
+                yield name, tensor if part is None else tensor[part].clone()
         return
-    shapes = spec.tensor_shapes()
+    shapes = shard.whole.tensor_shapes()
     for file, names in weight_files(model_dir, shapes):
         with safe_open(file, framework="pt") as tensors:
             missing = names - set(tensors.keys())
@@ -33,26 +38,30 @@ def read_weights(
                     f"{file.name} has no tensor {min(missing)} ({len(missing)} missing)"
                 )
             for name in sorted(names):
-                tensor = tensors.get_tensor(name)
-                if tuple(tensor.shape) != shapes[name]:
+                stored = tensors.get_slice(name)
+                if (shape := stored.get_shape()) != list(shapes[name]):
                     raise ConfigError(
-                        f"{name} has shape {list(tensor.shape)}, config.json says {list(shapes[name])}"
+                        f"{name} has shape {shape}, config.json says {list(shapes[name])}"
                     )
-                # A tensor already in this dtype stays a view of the mapped file.
-                yield name, tensor.to(dtype)
+                if shard.holds(name):
+                    part = shard.slices(name)
+                    tensor = tensors.get_tensor(name) if part is None else stored[part]
+                    # Whole rows that are in this dtype already stay a view of the mapped file.
+                    yield name, tensor.to(dtype).contiguous()
 
 
 def dummy_weights(spec: DecoderSpec, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
     """Random weights of the right shapes: matrices with variance 1/columns, norms 1, biases 0."""
+    return dict(_random(spec, dtype, seed))
+
+
+def _random(spec: DecoderSpec, dtype: torch.dtype, seed: int) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
-    weights = {}
     for name, shape in spec.tensor_shapes().items():
         if name.endswith("norm.weight"):
-            weights[name] = torch.ones(shape, dtype=dtype)
+            yield name, torch.ones(shape, dtype=dtype)
         elif name.endswith(".bias"):
-            weights[name] = torch.zeros(shape, dtype=dtype)
+            yield name, torch.zeros(shape, dtype=dtype)
         else:
-            weights[name] = (
-                torch.randn(shape, generator=generator).div_(math.sqrt(shape[1])).to(dtype)
-            )
-    return weights
+            random = torch.randn(shape, generator=generator)
+            yield name, random.div_(math.sqrt(shape[1])).to(dtype)

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from pagoda_runtime.config import ConfigError, EngineConfig
 from pagoda_runtime.engine.request import Request
 from pagoda_runtime.engine.scheduler import QueueFullError
 from pagoda_runtime.server import ipc
+from pagoda_runtime.server.ranks import Ranks
 
 if TYPE_CHECKING:
     from pagoda_runtime.engine.core import EngineCore
@@ -45,9 +47,19 @@ def main(argv: list[str]) -> int:
     config = msgspec.json.decode(config_json, type=EngineConfig)
     logs.configure(config.log_level)
     parent = Parent(int(descriptor))
+
+    def on_death(reason: str) -> None:
+        # At once: the step that waits for that rank may never return.
+        log.error("a rank died", extra={"reason": reason})
+        with contextlib.suppress(OSError):
+            parent.tell(ipc.Fatal(reason))
+        os._exit(1)
+
+    ranks = Ranks(config, on_death)
     try:
-        serve(config, parent)
+        serve(config, parent, ranks)
     except Exception as error:
+        ranks.settle()
         if isinstance(error, ConfigError):
             reason = str(error)
             log.error("engine cannot start", extra={"reason": reason})
@@ -67,10 +79,14 @@ class Parent:
         self._frames = ipc.Frames()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._telling = threading.Lock()
 
     def tell(self, message: ipc.FromEngine) -> None:
-        """Send a message. Waits only while the API process has 200 KB or so left to read."""
-        self._socket.sendall(ipc.frame(message))
+        """Send a message, from any thread. Waits only while the API process has 200 KB or so left to
+        read.
+        """
+        with self._telling:
+            self._socket.sendall(ipc.frame(message))
 
     def heard(self, patience: float = 0.0) -> list[ipc.ToEngine]:
         """What it has said; if nothing yet, what it says within so many seconds."""
@@ -84,7 +100,7 @@ class Parent:
         return messages
 
 
-def serve(config: EngineConfig, parent: Parent) -> None:
+def serve(config: EngineConfig, parent: Parent, ranks: Ranks) -> None:
     """Run engine steps for ever; returns only by an exception."""
     begun = time.monotonic()
     # Seconds. Here and not at the top, so that what goes wrong in it reaches the parent too.
@@ -93,7 +109,7 @@ def serve(config: EngineConfig, parent: Parent) -> None:
     def tell(loaded: int, total: int) -> None:
         parent.tell(ipc.Progress(loaded, total))
 
-    core, size, spec = build_engine(config, tell)
+    core, size, spec = build_engine(config, tell, ranks.first)
     parent.tell(ipc.Warming())
     core.self_test()
     seconds = time.monotonic() - begun
@@ -111,9 +127,10 @@ def serve(config: EngineConfig, parent: Parent) -> None:
     messages: list[ipc.ToEngine] = []
     while True:
         _take(core, messages, parent)
+        ranks.pass_on(messages)
         if core.has_work:
-            begun = time.monotonic()
-            update = ipc.Update(*core.step())
+            begun = ranks.begin_step()
+            update = ipc.Update(*core.step(begun))
             if (left := begun + shortest - time.monotonic()) > 0:
                 time.sleep(left)
             parent.tell(update)

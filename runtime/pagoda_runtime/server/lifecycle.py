@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from pagoda_runtime import logs
 from pagoda_runtime.config import ConfigError, ServeConfig
+from pagoda_runtime.model.shard import Shard
 from pagoda_runtime.model.spec import read_spec
 from pagoda_runtime.server import ipc, tracing
 from pagoda_runtime.server.access import AccessLog
@@ -157,7 +158,8 @@ class Lifecycle:
         log.info("engine started", extra={"engine_pid": self._engine.pid})
         model_dir = Path(self._config.engine.model)
         # The engine would find this too, but only after it has imported torch.
-        await asyncio.to_thread(read_spec, model_dir)
+        spec = await asyncio.to_thread(read_spec, model_dir)
+        Shard(spec, size=self._config.engine.tensor_parallel_size)
         self._api.text = await asyncio.to_thread(TextModel, model_dir)
         await self._first(self._engine.loaded, self._stop)
         if self._stop.is_set():

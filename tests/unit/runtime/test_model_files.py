@@ -9,6 +9,7 @@ import torch
 import transformers
 from pagoda_runtime.config import ConfigError
 from pagoda_runtime.model.loader import dummy_weights, read_weights
+from pagoda_runtime.model.shard import Shard
 from pagoda_runtime.model.spec import DecoderSpec, choose_dtype, parse_spec, read_spec
 from safetensors.torch import save_file
 
@@ -28,7 +29,7 @@ def spec(**changes: Any) -> DecoderSpec:
 
 
 def load(path: Path, of: DecoderSpec) -> dict[str, torch.Tensor]:
-    return dict(read_weights(path, of, torch.float32, "auto", 0))
+    return dict(read_weights(path, Shard(of), torch.float32, "auto", 0))
 
 
 @pytest.mark.parametrize(

@@ -18,4 +18,6 @@ def quantize_kernel(out, scales, x, largest, SIZE: tl.constexpr, WIDTH: tl.const
     value = tl.load(x + row * SIZE + i, mask=is_in, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(value), 0), 1e-12) / largest
     tl.store(scales + row, scale)
-    tl.store(out + row * SIZE + i, (value / scale).to(out.dtype.element_ty), mask=is_in)
+    # Rounding may take the largest number past the format's, which has no infinity.
+    scaled = tl.minimum(tl.maximum(value / scale, -largest), largest)
+    tl.store(out + row * SIZE + i, scaled.to(out.dtype.element_ty), mask=is_in)
