@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pagoda.api.crd import custom_resource_definition, to_yaml
 from pagoda.autoscaling import law
+from pagoda.autoscaling.samples import stale_seconds
 from pagoda.commands import flags
 from pagoda.engines import ENGINES
 from pagoda.fetch.plan import repository
@@ -229,7 +230,11 @@ def _operator(args: argparse.Namespace) -> int:
 
 def _metrics_server(args: argparse.Namespace) -> int:
     try:
-        windows = law.Constants(window=args.window_seconds, short_window=args.short_window_seconds)
+        constants = law.Constants(
+            window=args.window_seconds,
+            short_window=args.short_window_seconds,
+            stale_seconds=stale_seconds(args.scrape_seconds),
+        )
     except ValueError as error:
         print(f"pagoda: {error}", file=sys.stderr)
         return 2
@@ -258,7 +263,7 @@ def _metrics_server(args: argparse.Namespace) -> int:
         metrics_port=args.metrics_port,
         drain_seconds=args.drain_seconds,
         pace=Pace(args.scrape_seconds, args.scrape_timeout_seconds, args.scrape_concurrency),
-        constants=windows,
+        constants=constants,
     )
     try:
         return app.main(options)

@@ -47,14 +47,17 @@ class Constants:
     """Demand beyond the present replicas by at most this share changes nothing."""
     fall: float = 0.05
     """Fewer replicas must fit the demand with this share to spare."""
+    stale_seconds: float = STALE_SECONDS
+    """Seconds of silence after which a pod that serves is blind."""
 
     def __post_init__(self) -> None:
         # What a window begins with must still be kept after as many missed scrapes as are borne.
-        longest = KEEP_SECONDS - STALE_SECONDS
+        longest = KEEP_SECONDS - self.stale_seconds
         if not 0 < self.short_window <= self.window <= longest:
             raise ValueError(
                 f"windows of {self.short_window:g} s and {self.window:g} s: the short one must be "
-                f"above 0 and the long one from there to {longest:g} s"
+                f"above 0 and the long one from there to {longest:g} s, as {KEEP_SECONDS:g} s are "
+                f"kept and pods may be silent for {self.stale_seconds:g} s"
             )
 
 

@@ -1,4 +1,4 @@
-"""What is known of one engine pod: its scrapes over the last two minutes. Pure.
+"""What is known of one engine pod: its scrapes over the last minutes. Pure.
 
 Times are seconds of one monotonic clock. None is "the engine does not tell", never zero.
 """
@@ -19,8 +19,8 @@ COUNTERS: tuple[Counter, ...] = (
     "requests_finished",
     "requests_rejected",
 )
-KEEP_SECONDS = 120.0  # the longest window, its first scrape and some missed ones
-STALE_SECONDS = 16.0  # three scrapes of 5 s and their jitter
+KEEP_SECONDS = 150.0  # the longest window, its first scrape and some missed ones
+STALE_SECONDS = 16.0  # three scrapes of 5 s and their jitter; longer if scrapes are rarer
 MEMORY_SECONDS = 300.0  # time constant of the means per request: minutes, as request mixes change
 
 
@@ -75,6 +75,8 @@ class PodHistory:
     revision: str = ""
     created: float = 0.0
     """When the pod object was created. It may lie before the clock's zero."""
+    stale_seconds: float = STALE_SECONDS
+    """After how long a silence a pod that serves is blind."""
     counts_at_finish: bool = False
     """Whether the engine counts tokens only when a request ends."""
     state: PodState = PodState.STARTING
@@ -146,12 +148,12 @@ class PodHistory:
         return self.samples[-1].time if self.samples else None
 
     def is_blind(self, now: float) -> bool:
-        """Tell whether a pod serves and has not been heard of for `STALE_SECONDS`.
+        """Tell whether a pod serves and has not been heard of for `stale_seconds`.
 
         A pod that is leaving closes its port before its object goes, so it is never blind.
         """
         heard = self.ready_at if self.last_time is None else self.last_time
-        is_silent = heard is None or now - heard > STALE_SECONDS
+        is_silent = heard is None or now - heard > self.stale_seconds
         return self.state is PodState.SERVING and is_silent
 
     @property
@@ -159,7 +161,7 @@ class PodHistory:
         """Tell whether the first scrape came with the first requests, and not in mid-life."""
         if self.ready_at is None or not self.samples:
             return False
-        return self.samples[0].time - self.ready_at <= STALE_SECONDS
+        return self.samples[0].time - self.ready_at <= self.stale_seconds
 
     def tells(self, name: Counter | Gauge) -> bool:
         """Tell whether the newest sample has this value."""
@@ -204,6 +206,11 @@ class PodHistory:
             return high if low is None else low
         share = (time - before.time) / (after.time - before.time)
         return low + (high - low) * share
+
+
+def stale_seconds(scrape_seconds: float) -> float:
+    """After how long a silence a pod is blind, if it is scraped so often."""
+    return max(STALE_SECONDS, STALE_SECONDS / 5 * scrape_seconds)
 
 
 def _step(last: PodSample, new: PodSample, counter: Counter) -> float:

@@ -37,7 +37,14 @@ def test_crd_check(tmp_path: Path, capsys):
     assert main(["crd", "--check", str(stale)]) == 0
 
 
+def test_windows_must_leave_room_for_the_silence_that_rare_scrapes_bring(capsys):
+    assert main(["metrics-server", "--scrape-seconds", "20", "--window-seconds", "90"]) == 2
+    error = capsys.readouterr().err
+    assert "from there to 86 s" in error
+    assert "silent for 64 s" in error
+
+
 @pytest.mark.parametrize(("short", "long"), [("0", "90"), ("30", "20"), ("15", "600")])
 def test_windows_that_cannot_be_kept_are_refused(short, long, capsys):
     assert main(["metrics-server", "--short-window-seconds", short, "--window-seconds", long]) == 2
-    assert "the long one from there to 104 s" in capsys.readouterr().err
+    assert "the long one from there to 134 s" in capsys.readouterr().err

@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 import pytest
-from pagoda.autoscaling.samples import KEEP_SECONDS, STALE_SECONDS, PodState
+from pagoda.autoscaling import law
+from pagoda.autoscaling.samples import KEEP_SECONDS, STALE_SECONDS, PodState, stale_seconds
 from pagoda.autoscaling.scraping import pods
 from pagoda.autoscaling.scraping.roster import (
     Replica,
@@ -39,9 +40,9 @@ def pod(name: str = "chat-0", *, ready: bool = True, **status: Any) -> dict[str,
     )
 
 
-def roster(*new: Replica) -> tuple[Roster, list[Replica]]:
-    found: list[Replica] = list(new)
-    made = Roster(on_new=found.append)
+def roster(constants: law.Constants = law.DEFAULT) -> tuple[Roster, list[Replica]]:
+    found: list[Replica] = []
+    made = Roster(constants, on_new=found.append)
     deployment = {
         "metadata": {"name": "chat", "namespace": "ns", "uid": "u"},
         "spec": {"autoscaling": {"targetTokensPerSecond": 700}},
@@ -129,6 +130,15 @@ def test_only_pods_that_serve_and_are_heard_of_have_numbers() -> None:
     later = now + STALE_SECONDS + 1
     assert list(known.fresh("ns", None, later)) == []
     assert known.deployments[KEY].blind(later) == ["chat-0"]
+
+
+def test_rarer_scrapes_make_nobody_blind_sooner_than_three_of_them() -> None:
+    known, new = roster(law.Constants(stale_seconds=stale_seconds(10)))
+    known.on_pod(None, pod())
+    now = time.monotonic()
+    tell(known, new[0], now, 1.0)
+    assert list(known.fresh("ns", None, now + 31)) == new
+    assert list(known.fresh("ns", None, now + 33)) == []
 
 
 def test_a_deleted_pods_gauges_go_at_once() -> None:

@@ -131,7 +131,11 @@ class Roster:
         is_new = replica is None
         if replica is None:
             created = now - (time.time() - facts.created)
-            history = PodHistory(revision=facts.revision, created=created)
+            history = PodHistory(
+                revision=facts.revision,
+                created=created,
+                stale_seconds=self._constants.stale_seconds,
+            )
             labels = metadata.get("labels", {})
             replica = Replica(key, metadata["name"], metadata["uid"], labels, "", history)
             siblings[metadata["uid"]] = replica
