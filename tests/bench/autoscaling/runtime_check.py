@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +23,7 @@ import aiohttp
 import numpy as np
 from pagoda.autoscaling.law import measure
 from pagoda.autoscaling.samples import PodHistory, PodSample, PodState
-from pagoda.engines import ENGINES
-from prometheus_client.parser import text_string_to_metric_families
+from pagoda.autoscaling.scraping.scraper import TABLES
 
 from dev import toy_model
 from tests.bench.autoscaling.engine import Model, Replica, Request
@@ -43,8 +41,6 @@ MODEL = Model(
 PROMPT = "Tell me something."  # a byte is a token here
 MEAN_OUTPUT = 30
 SCRAPE_SECONDS = 5.0
-# The runtime counts its requests, but not yet those it refuses.
-FINISHED = "pagoda_request_success_total"
 
 
 @dataclass
@@ -141,7 +137,7 @@ async def serve(url: str, requests: Sequence[Request], seconds: float) -> Seen:
                 await asyncio.sleep(start + tick * SCRAPE_SECONDS - time.monotonic())
                 async with http.get("/metrics") as page:
                     now = time.monotonic() - start
-                    history.add(sample(await page.text(), now))
+                    history.add(PodSample(now, **TABLES["pagoda"].read(await page.read())))
                 watch(history, now, seen)
 
         async with asyncio.TaskGroup() as group:
@@ -149,20 +145,6 @@ async def serve(url: str, requests: Sequence[Request], seconds: float) -> Seen:
             for request in requests:
                 group.create_task(send(request))
     return seen
-
-
-def sample(page: str, now: float) -> PodSample:
-    values: defaultdict[str, float] = defaultdict(float)
-    for family in text_string_to_metric_families(page):
-        for one in family.samples:
-            values[one.name] += one.value
-    told = {
-        meaning: values[name]
-        for meaning, names in ENGINES["pagoda"].metrics.items()
-        for name in names
-        if name in values and meaning in PodSample.__dataclass_fields__
-    }
-    return PodSample(now, **{"requests_finished": values[FINISHED], **told})
 
 
 def start(model: Path, port: int) -> subprocess.Popen[bytes]:

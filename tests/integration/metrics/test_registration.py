@@ -117,6 +117,27 @@ def test_gives_way_to_another_that_comes_later(release: Api, server: StartServer
     wait_available(release)
 
 
+def test_what_another_made_of_ours_does_not_go_with_our_chart(
+    release: Api, server: StartServer
+) -> None:
+    running = server()
+    wait_available(release)
+    spec = foreign("v1beta2")["spec"] | {"caBundle": None}
+    patch = json.dumps({"spec": spec})
+    release.kubectl("patch", "apiservice", API_SERVICE, "--type=merge", f"-p={patch}")
+    try:
+        eventually(
+            lambda: "ownerReferences" not in (api_service(release) or {}).get("metadata", {})
+        )
+        assert metrics_api(release, running)["reason"] == OTHER
+        found = api_service(release)
+        assert found is not None
+        assert found["spec"]["service"]["name"] == "prometheus-adapter"
+    finally:
+        release.kubectl("delete", "apiservice", API_SERVICE)
+    wait_available(release)
+
+
 def test_nothing_is_registered_that_the_chart_would_leave_behind(
     release: Api, server: StartServer
 ) -> None:

@@ -44,6 +44,8 @@ class Claims:
 
     ours: Object | None
     others: list[str] = field(default_factory=list)
+    taken: Object | None = None
+    """Of others, the one that has the name of ours and may once have been it."""
 
 
 def keep(obj: Object) -> Object:
@@ -60,7 +62,7 @@ def claims(services: Iterable[Object], service: Service) -> Claims:
 
     Ours has our label and leads to our Service: another release of Pagoda is a stranger too.
     """
-    ours, others = None, []
+    ours, taken, others = None, None, []
     for obj in services:
         if not obj:
             continue
@@ -71,7 +73,9 @@ def claims(services: Iterable[Object], service: Service) -> Claims:
             ours = obj
         else:
             others.append(obj["metadata"]["name"])
-    return Claims(ours, sorted(others))
+            if obj["metadata"]["name"] == NAME:
+                taken = obj
+    return Claims(ours, sorted(others), taken)
 
 
 class Registration:
@@ -102,6 +106,8 @@ class Registration:
             self._hold(OWNED_BY_OTHER, f"{others} of another server has the API group {GROUP}")
             if found.ours is not None:
                 await self._withdraw(found.ours)
+            if found.taken is not None:
+                await self._disown(found.taken)
         elif found.ours is not None:
             await self._correct(found.ours, bundle)
             self._hold("", "")
@@ -151,6 +157,26 @@ class Registration:
         except (ConflictError, NotFoundError):
             return
         log.warning("APIService %s withdrawn", NAME)
+
+    async def _disown(self, taken: Object) -> None:
+        """Take our owner from what another server's installation made of ours: it would go with our
+        chart.
+        """
+        owners = taken["metadata"].get("ownerReferences", [])
+        left = [
+            owner
+            for owner in owners
+            if (owner["kind"], owner["name"]) != (CLUSTER_ROLE.kind, self._owner)
+        ]
+        if left == owners:
+            return
+        version = taken["metadata"]["resourceVersion"]
+        patch = {"metadata": {"resourceVersion": version, "ownerReferences": left}}
+        try:
+            await self._client.merge(API_SERVICE, None, NAME, patch, manager=MANAGER)
+        except (ConflictError, NotFoundError):  # the watch tells what it is now
+            return
+        log.warning("APIService %s was taken over and is not ours any more", NAME)
 
     async def _owner_reference(self) -> Object | None:
         try:
