@@ -41,6 +41,8 @@ def output(*command: str) -> str:
 
 def traces() -> dict[str, set[str]]:
     """What a node could leave behind on this host, by kind."""
+    # Control planes of other tests and a demo may come and go beside these tests.
+    theirs = {state_root(), Path("/var/lib/pagoda-dev")}
     folders = ("/run", "/run/netns", "/var/lib", "/var/lib/kubelet", "/var/log", "/opt", "/etc")
     rules = (line for line in output("iptables-save").splitlines() if not line.startswith("#"))
     return {
@@ -52,8 +54,7 @@ def traces() -> dict[str, set[str]]:
         "forwarding": {Path("/proc/sys/net/ipv4/ip_forward").read_text()},
         "cgroups": {str(p) for p in Path("/sys/fs/cgroup").glob("**/*pagoda*")},
         "namespaces": network_namespaces(),
-        "folders": {str(p) for f in folders for p in Path(f).glob("*") if p != state_root()},
-        # Clusters of other names may come and go beside these tests.
+        "folders": {str(p) for f in folders for p in Path(f).glob("*") if p not in theirs},
         "states": {NAME} & set(names()),
         "processes": {str(identity.pid) for identity in processes.marked(state_root() / NAME)},
     }
