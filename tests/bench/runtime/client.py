@@ -138,7 +138,8 @@ class _Stream(asyncio.Protocol):
                     first = self._time_of(end)
                 counted = (event.get("usage") or {}).get("completion_tokens", counted)
         if counted != tokens:
-            raise WrongAnswerError(f"asked for {tokens} tokens, got {counted}")
+            end_of_it = received[-500:].decode(errors="replace")
+            raise WrongAnswerError(f"asked for {tokens} tokens, got {counted}: {end_of_it}")
         last = self._pieces[-1][0]
         # One token can be half a character: then there is no text to wait for.
         return Answer(sent, first or last, last, tokens)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.bench.runtime import llama_cpp
-from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, spread, wave
+from tests.bench.runtime.client import GREEDY, SAMPLED, Wave, WrongAnswerError, spread, wave
 from tests.bench.runtime.model import Model
 from tests.bench.runtime.probe import probe
 from tests.bench.runtime.servers import CORES, SEQUENCES, SLOW, THREADS, Server, pinned, recipe
@@ -67,7 +67,11 @@ class Rounds:
 
     def _of(self, server: Server, work: Callable[[Server], Figures]) -> Figures:
         with server.awake():
-            found = work(server)
+            try:
+                found = work(server)
+            except WrongAnswerError as error:
+                error.add_note(f"{server.name}, whose log ends with:\n{server.last_words}")
+                raise
         return {f"{server.name} {what}": value for what, value in found.items()}
 
     def _measure_llama_bench(self) -> Figures:

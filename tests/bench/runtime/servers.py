@@ -150,6 +150,11 @@ class Server:
         """Whether it was started and not stopped again."""
         return self._process is not None
 
+    @property
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-2000:]
+
     def start(self, patience: float = 600) -> None:
         """Start it, wait until it is ready, and let it stand still.
 
@@ -170,9 +175,9 @@ class Server:
             )
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > began + patience:
-                tail = self._log.read_text(errors="replace")[-2000:]
+                words = self.last_words
                 self.stop()
-                raise RuntimeError(f"{self.name} does not get ready:\n{tail}")
+                raise RuntimeError(f"{self.name} does not get ready:\n{words}")
             time.sleep(0.02)
         self.seconds_to_ready = time.monotonic() - began
         self._signal(signal.SIGSTOP)
