@@ -94,5 +94,6 @@ def test_mark_of_another_folder_does_not_match(state: Path) -> None:
 def test_program_that_enters_a_namespace_is_known_by_its_child(state: Path) -> None:
     command = ["sh", "-c", "sleep 1000; true"]  # the shell waits, as nsenter does
     started = processes.start(state, "inner", command, enters_namespace=True)
-    status = Path(f"/proc/{started.identity.pid}/cmdline").read_bytes()
-    assert status == b"sleep\x001000\x00"
+    # Between fork and exec it still has the shell's.
+    cmdline = Path(f"/proc/{started.identity.pid}/cmdline")
+    eventually(lambda: cmdline.read_bytes() == b"sleep\x001000\x00", timeout=5)
