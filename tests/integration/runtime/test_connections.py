@@ -56,11 +56,12 @@ def test_too_many_connections_are_told_so_and_probes_answered(small: Server) -> 
 
 def test_a_last_answer_is_not_lost_on_a_body_still_to_come(small: Server) -> None:
     """Closing on bytes that nobody has read would reset the connection under the answer."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
     with contextlib.ExitStack() as crowd:
         for _ in range(LIMIT):
             crowd.enter_context(connect(small))
         client = crowd.enter_context(connect(small))
-        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
+        client.sendall(head)
         begun = client.recv(1000)
         assert begun.startswith(b"HTTP/1.1 503 "), "told at once"
         for _ in range(2):
@@ -68,7 +69,7 @@ def test_a_last_answer_is_not_lost_on_a_body_still_to_come(small: Server) -> Non
         answer = begun + b"".join(iter(lambda: client.recv(1000), b""))
         assert b"too_many_connections" in answer
         silent = crowd.enter_context(connect(small))
-        silent.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n")
+        silent.sendall(head)
         assert b"503" in b"".join(iter(lambda: silent.recv(1000), b"")), "and is not waited for"
 
 

@@ -143,13 +143,8 @@ class Registration:
         wanted = self._spec(bundle)
         if all(ours["spec"].get(key) == value for key, value in wanted.items()):
             return
-        version = ours["metadata"]["resourceVersion"]
-        patch = {"metadata": {"resourceVersion": version}, "spec": wanted}
-        try:
-            await self._client.merge(API_SERVICE, None, NAME, patch, manager=MANAGER)
-        except ConflictError:  # the watch tells what it is now
-            return
-        log.info("APIService %s corrected", NAME)
+        if await self._change(ours, spec=wanted):
+            log.info("APIService %s corrected", NAME)
 
     async def _withdraw(self, ours: Object) -> None:
         try:
@@ -170,13 +165,18 @@ class Registration:
         ]
         if left == owners:
             return
-        version = taken["metadata"]["resourceVersion"]
-        patch = {"metadata": {"resourceVersion": version, "ownerReferences": left}}
+        if await self._change(taken, metadata={"ownerReferences": left}):
+            log.warning("APIService %s was taken over and is not ours any more", NAME)
+
+    async def _change(self, known: Object, **parts: Object) -> bool:
+        """Merge parts into the APIService; False if it is not any more what is known of it."""
+        version = {"resourceVersion": known["metadata"]["resourceVersion"]}
+        patch = parts | {"metadata": parts.get("metadata", {}) | version}
         try:
             await self._client.merge(API_SERVICE, None, NAME, patch, manager=MANAGER)
         except (ConflictError, NotFoundError):  # the watch tells what it is now
-            return
-        log.warning("APIService %s was taken over and is not ours any more", NAME)
+            return False
+        return True
 
     async def _owner_reference(self) -> Object | None:
         try:
