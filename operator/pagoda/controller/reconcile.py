@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pagoda.api import conditions as reasons
-from pagoda.api.conditions import ConditionType
+from pagoda.api.conditions import REASONS, ConditionType
 from pagoda.api.v1alpha1 import LLMDeploymentSpec
 from pagoda.controller.apply import MANAGER, ResourceConflictError
 from pagoda.controller.cache import ObjectCache, controller_uid
@@ -320,9 +320,7 @@ class Reconciler:
             return
         ready = next(c for c in wanted["conditions"] if c["type"] == ConditionType.READY)
         log.info("%s -> %s", before, after, extra={"status_message": ready["message"]})
-        troubled = {reasons.DEGRADED.name, reasons.OUTAGE_AHEAD.name}
-        serves = ready["status"] == "True" and wanted["reason"] not in troubled
-        fine = serves or after in _UNEVENTFUL
+        fine = after in _UNEVENTFUL
         await self._recorder.record(
             parent,
             kind="Normal" if fine else "Warning",
@@ -343,17 +341,10 @@ def _told(status: Object) -> str | None:
     )
 
 
-_UNEVENTFUL = {
-    reason.name
-    for reason in (
-        reasons.STARTING,
-        reasons.ROLLING_OUT,
-        reasons.DOWNLOADING,
-        reasons.WAITING_FOR_DRAIN,
-        reasons.SCALED_TO_ZERO,
-        reasons.SUSPENDED,
-    )
-}
+# What is part of normal life or was asked for; a replacement in place is an outage all the same.
+_UNEVENTFUL = {reason.name for reason in REASONS if reason.is_routine}
+_UNEVENTFUL -= {reasons.REPLACING_IN_PLACE.name, reasons.DEGRADED.name}
+_UNEVENTFUL |= {reasons.SCALED_TO_ZERO.name, reasons.SUSPENDED.name}
 
 
 def _is_unseen(parent: Object, owner: Owner) -> bool:

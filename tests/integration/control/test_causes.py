@@ -195,6 +195,8 @@ def test_engine_that_loads_shows_how_far_it_is(toy: Api):
         assert toy.condition("toy", "ModelReady")["reason"] == "Loading"
         play(toy, ready=True, engine=running | {"ready": True, "started": True}, phase="Running")
         toy.wait_reason("toy", "Ready")
+        told = {e["reason"]: e["type"] for e in toy.list("events.events.k8s.io")}
+        assert told["Loading"] == "Normal", told
     finally:
         server.shutdown()
         server.server_close()
