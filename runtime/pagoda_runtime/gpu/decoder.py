@@ -83,6 +83,10 @@ class GpuDecoder:
         """[rows, hidden] → [rows, vocab] in float32."""
         return self._weights.logits(hidden)
 
+    def logits_into(self, out: Tensor, hidden: Tensor) -> None:
+        """The same into out [rows, vocab] float32, in one pass: a copy widens as it goes."""
+        out.copy_(F.linear(hidden, self._weights.lm_head))
+
     def _attention(self, index: int, layer: Layer, x: Tensor, step: Step) -> Tensor:
         """The layer's attention of x [rows, hidden], before its output product."""
         weights, spec = self._weights, self._weights.spec

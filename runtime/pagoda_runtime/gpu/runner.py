@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pagoda_runtime.config import ConfigError, EngineConfig, Rank
+from pagoda_runtime.config import EngineConfig, Rank
 from pagoda_runtime.engine.kv_size import KVSize, block_bytes, logits_rows, size_kv_cache
 from pagoda_runtime.engine.progress import LoadProgress
 from pagoda_runtime.engine.reading import read_prompt
@@ -27,6 +26,7 @@ from pagoda_runtime.engine.step import (
 from pagoda_runtime.gpu.ahead import Ahead, TokenFetcher
 from pagoda_runtime.gpu.batch import Limits, Step, StepBuffers
 from pagoda_runtime.gpu.decoder import GpuDecoder, KVCache
+from pagoda_runtime.gpu.device import find
 from pagoda_runtime.gpu.fp8 import in_fp8
 from pagoda_runtime.gpu.graphs import DecodeGraphs, Decodes, Output
 from pagoda_runtime.gpu.kernels import sampling
@@ -171,7 +171,7 @@ class GpuRunner:
 
     def _sample(self, hidden: Tensor, step: Step) -> Output:
         logits = self._logits[: len(step.samples)]
-        logits.copy_(self._decoder.logits(hidden.index_select(0, step.samples)))
+        self._decoder.logits_into(logits, hidden.index_select(0, step.samples))
         tokens = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
         sampling.sample(logits, step.parameters, tokens)
         # Ranks could differ in the last bit of a logit, and then in all that follows.
@@ -218,17 +218,7 @@ def load(
     """The runner with weights, cache and graphs on the rank's GPU; where kernels are interpreted on the
     CPU, without graphs.
     """
-    if torch.cuda.is_available():
-        if (count := torch.cuda.device_count()) < shard.size:
-            raise ConfigError(
-                f"--tensor-parallel-size {shard.size} needs as many GPUs, and there is {count}"
-            )
-        device = torch.device("cuda", rank.index)
-        torch.cuda.set_device(device)
-    elif os.environ.get("TRITON_INTERPRET") == "1":
-        device = torch.device("cpu")
-    else:
-        raise ExecutionUnavailableError("torch finds no usable GPU")
+    device = find(rank.index, shard.size)
     if config.quantization not in (None, "fp8"):
         raise ExecutionUnavailableError(f"GPUs have no --quantization {config.quantization}")
     if config.quantization == "fp8" and not _has_fp8(device):

@@ -93,7 +93,12 @@ def _last_to_stay(
     return found, beyond
 
 
-@triton.jit
+# Single numbers are read of these, so it gains nothing to know how they are aligned. It would cost
+# another kernel, compiled while requests wait, when a row in the middle is sampled on its own.
+_ANYWHERE = ("tokens", "temperatures", "top_ps", "min_ps", "top_ks", "seeds", "positions")
+
+
+@triton.jit(do_not_specialize_on_alignment=_ANYWHERE)
 def _sample(
     tokens,
     logits,
