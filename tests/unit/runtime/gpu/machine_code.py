@@ -64,10 +64,11 @@ for heads, kv_heads, dim in [(16, 8, 128), (9, 3, 64)]:
             BLOCK_KEYS=paged_attention.BLOCK_KEYS,
         )
         assert re.search(r"mma(\.sync|_async)", ptx), "the tensor cores are idle"
-        # Keys and values of one step of the walk, by each thread of 4 warps.
+        # Keys and values of one step of the walk, 16 bytes at a time by each thread of 4 warps.
         ahead = re.findall(r"cp\.async\.cg\.shared\.global [^;]*, 0x10\b", ptx)
         least = 2 * paged_attention.BLOCK_KEYS * dim * 2 // (128 * 16)
-        assert len(ahead) >= least, "keys and values are not fetched ahead, 16 bytes at a time"
+        assert len(ahead) >= least, "keys and values are not fetched ahead"
+        assert not re.search(r"ld\.global\S*\.[bu]16\b", ptx), "loaded number by number"
     compiles(
         elementwise._rope_and_store,
         [X, X, X, X, I, I, X, X, X, X, "fp32"],

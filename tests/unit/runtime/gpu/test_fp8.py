@@ -42,6 +42,10 @@ def test_a_row_of_zeros() -> None:
     assert bool(scale.isfinite().all())
 
 
+@pytest.mark.skipif(
+    DEVICE.type != "cuda" and torch.__version__ < (2, 13),
+    reason="on CPUs older versions of torch have one scale for all rows",
+)
 @pytest.mark.parametrize("bias", [False, True])
 def test_product(bias: bool) -> None:
     torch.manual_seed(0)
