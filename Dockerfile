@@ -5,7 +5,8 @@
 # The base images are arguments. A base needs python3 (3.11 or newer) with venv, nothing else;
 # COMPILER_IMAGE needs g++ and python3, and a C library no newer than RUNTIME_IMAGE's.
 # RUNTIME_LOCK=runtime-libs.txt with VENV_OPTIONS=--system-site-packages is for a runtime base that
-# brings its own build of torch (CPU only, or a vendor's).
+# brings its own build of torch (CPU only, or a vendor's). A runtime base for GPUs has gcc and Python's
+# headers too: Triton compiles what it talks to the driver through when an engine starts.
 #
 # Optional build secrets, so that nothing about the builder's network ends up in a layer:
 #   pip_conf   a pip.conf (mirror, proxy)          ca_bundle   certificates that it may point to
@@ -71,7 +72,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
        --disable-pip-version-check --require-hashes -r /src/runtime.txt \
     && /opt/pagoda/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/pagoda/lib
 
-# The only stage with a compiler.
+# The only stage that compiles.
 FROM ${COMPILER_IMAGE} AS runtime-native
 COPY runtime/csrc /csrc
 RUN python3 /csrc/build.py /out/libpagoda.so
@@ -98,7 +99,10 @@ LABEL org.opencontainers.image.title="pagoda-runtime" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=runtime-deps /opt/pagoda /opt/pagoda
 COPY --from=runtime-app /app/ /
+# LD_LIBRARY_PATH: where GKE's device plugin mounts the driver's libraries. NVIDIA's container toolkit
+# puts them where the loader looks anyway.
 ENV PATH=/opt/pagoda/bin:/usr/local/bin:/usr/bin:/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     HOME=/tmp \
     USER=pagoda \
     PYTHONUNBUFFERED=1 \

@@ -23,7 +23,9 @@ def find(rank: int, ranks: int) -> torch.device:
             return torch.device("cpu")
         raise ExecutionUnavailableError(f"torch finds no usable GPU: {_why_not()}")
     if (count := torch.cuda.device_count()) < ranks:
-        raise ConfigError(f"--tensor-parallel-size {ranks} needs as many GPUs, and there is {count}")
+        raise ConfigError(
+            f"--tensor-parallel-size {ranks} needs as many GPUs, and there is {count}"
+        )
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
     start_triton()

@@ -34,7 +34,9 @@ def main() -> None:
         (model / "config.json").write_text(json.dumps(config(arguments.shape)))
         # First of all: what this process allocates on the GPU would be missing.
         cold, warm = start.seconds(model)
-        print(f"start to the first token: {cold:.1f} s, kernels in the cache {warm:.1f} s", flush=True)
+        print(
+            f"start to the first token: {cold:.1f} s, kernels in the cache {warm:.1f} s", flush=True
+        )
         _measure(spec, model, arguments)
 
 

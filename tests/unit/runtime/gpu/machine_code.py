@@ -27,8 +27,11 @@ def compiles(kernel, types, /, **constants):
     signature = dict(zip(values, types, strict=True)) | {name: "constexpr" for name in constants}
     places = {(names.index(name),): value for name, value in constants.items()}
     # As at a launch: torch's tensors begin at multiples of 16 bytes.
-    pointers = [name for name, kind in zip(values, types, strict=True) if kind.startswith("*")]
-    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, parameter) in enumerate(zip(names, kernel.params, strict=True))
+        if signature[name].startswith("*") and not parameter.do_not_specialize_on_alignment
+    }
     compiled = triton.compile(ASTSource(kernel, signature, places, aligned), target=TARGET)
     assert compiled.metadata.shared <= 99 << 10, (kernel, constants)
     assert spilled(compiled.asm["cubin"]) == 0, (kernel, constants)
