@@ -48,7 +48,7 @@ def start_triton() -> None:
 def _why_not() -> str:
     """What torch says when it is told to use a GPU all the same: no driver, or one that is too old."""
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
         return _first_sentence(error)
     return "there is none"

@@ -17,14 +17,14 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
 TARGET = GPUTarget("cuda", int(sys.argv[1]), 32)
-X, F, I, L = "*bf16", "*fp32", "*i32", "*i64"
+BF16, FP32, I32, I64 = "*bf16", "*fp32", "*i32", "*i64"
 
 
 def compiles(kernel, types, /, **constants):
     """Without spilled registers, on the smallest of these GPUs too; → PTX."""
     names = kernel.arg_names
     values = [name for name in names if name not in constants]
-    signature = dict(zip(values, types, strict=True)) | {name: "constexpr" for name in constants}
+    signature = dict(zip(values, types, strict=True)) | dict.fromkeys(constants, "constexpr")
     places = {(names.index(name),): value for name, value in constants.items()}
     # As at a launch: torch's tensors begin at multiples of 16 bytes.
     aligned = {
@@ -53,7 +53,23 @@ for heads, kv_heads, dim in [(16, 8, 128), (9, 3, 64)]:
     for rows, window, splits in [(16, 0, 8), (64, 4096, 1)]:
         ptx = compiles(
             paged_attention._attend,
-            [X, F, F, X, X, X, I, I, I, I, I, I, "i32", "fp32", "fp32"],
+            [
+                BF16,
+                FP32,
+                FP32,
+                BF16,
+                BF16,
+                BF16,
+                I32,
+                I32,
+                I32,
+                I32,
+                I32,
+                I32,
+                "i32",
+                "fp32",
+                "fp32",
+            ],
             NUM_HEADS=heads,
             NUM_KV_HEADS=kv_heads,
             HEAD_DIM=dim,
@@ -74,7 +90,7 @@ for heads, kv_heads, dim in [(16, 8, 128), (9, 3, 64)]:
         assert not re.search(r"ld\.global\S*\.[bu]16\b", ptx), "loaded number by number"
     compiles(
         elementwise._rope_and_store,
-        [X, X, X, X, I, I, X, X, X, X, "fp32"],
+        [BF16, BF16, BF16, BF16, I32, I32, BF16, BF16, BF16, BF16, "fp32"],
         NUM_HEADS=heads,
         NUM_KV_HEADS=kv_heads,
         HEAD_DIM=dim,
@@ -84,15 +100,21 @@ for heads, kv_heads, dim in [(16, 8, 128), (9, 3, 64)]:
         WIDTH=triton.next_power_of_2(kv_heads * dim),
         KV_HEADS_WIDTH=triton.next_power_of_2(kv_heads),
     )
-compiles(paged_attention._join, [X, F, F], HEAD_DIM=128, WIDTH=128, SPLITS=5, SPLITS_WIDTH=8)
+compiles(
+    paged_attention._join, [BF16, FP32, FP32], HEAD_DIM=128, WIDTH=128, SPLITS=5, SPLITS_WIDTH=8
+)
 for size in (576, 4096):
     for add in (False, True):
         width = triton.next_power_of_2(size)
-        compiles(elementwise._add_norm, [X, X, X, X, "fp32"], SIZE=size, WIDTH=width, ADD=add)
-compiles(elementwise._silu_and_mul, [X, X], SIZE=3072, BLOCK=1024)
-compiles(quantize.quantize_kernel, ["*fp8e4nv", F, X, "fp32"], SIZE=12288, WIDTH=16384)
+        compiles(
+            elementwise._add_norm, [BF16, BF16, BF16, BF16, "fp32"], SIZE=size, WIDTH=width, ADD=add
+        )
+compiles(elementwise._silu_and_mul, [BF16, BF16], SIZE=3072, BLOCK=1024)
+compiles(quantize.quantize_kernel, ["*fp8e4nv", FP32, BF16, "fp32"], SIZE=12288, WIDTH=16384)
 sample = sampling._sample
-compiles(sample, [I, F, "i32", F, F, F, I, L, L], VOCAB=151936, BLOCK=sampling.BLOCK)
+compiles(
+    sample, [I32, FP32, "i32", FP32, FP32, FP32, I32, I64, I64], VOCAB=151936, BLOCK=sampling.BLOCK
+)
 
 # A row in the middle, sampled on its own, runs the same kernel as one at the beginning.
 bind = create_function_from_signature(sample.signature, sample.params, make_backend(TARGET))

@@ -1,4 +1,4 @@
-"""Every kernel compiles to good machine code of a GPU, in the shapes that are served. No GPU is needed."""
+"""Every kernel compiles to good machine code of a GPU, in the shapes that are served. None is needed."""
 
 import os
 import subprocess
