@@ -66,7 +66,8 @@ class EngineCore:
             counted = max(request.prompt_tokens_counted, min(chunk.end, len(request.prompt_ids)))
             prompt_tokens += counted - request.prompt_tokens_counted
             request.prompt_tokens_counted = counted
-        outputs = run_in_memory(self._runner, chunks) if chunks else []
+        shrink = self._scheduler.shrink_budget
+        outputs = run_in_memory(self._runner, chunks, shrink) if chunks else []
         if failed := [c for c, output in zip(chunks, outputs, strict=True) if output is None]:
             lost = self._scheduler.fail(chunks, failed)
             deltas += [_ended(request) for request in lost]

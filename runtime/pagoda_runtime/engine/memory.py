@@ -5,15 +5,18 @@ be computed at all is given up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pagoda_runtime.engine.step import Chunk, ChunkOutput, Runner
 
 log = logging.getLogger("pagoda.engine")
 
 
-def run_in_memory(runner: Runner, chunks: Sequence[Chunk]) -> Sequence[ChunkOutput | None]:
-    """Run a step; return what it made of each chunk, None where no memory is left for it.
+def run_in_memory(
+    runner: Runner, chunks: Sequence[Chunk], too_large: Callable[[], None]
+) -> Sequence[ChunkOutput | None]:
+    """Run a step; return what it made of each chunk, None where no memory is left for it. `too_large` is
+    called if the whole did not fit.
 
     Parts give what the whole gives: a row's result depends on its request alone, and running a
     chunk again writes the same into the same slots. They keep the scheduler's order, in which a
@@ -23,6 +26,7 @@ def run_in_memory(runner: Runner, chunks: Sequence[Chunk]) -> Sequence[ChunkOutp
         return runner.run(chunks)
     except MemoryError as error:
         log.warning("step does not fit in memory", extra={"reason": str(error)})
+        too_large()
     outputs: list[ChunkOutput | None] = []
     for chunk in chunks:
         try:

@@ -3,7 +3,8 @@
 A request's rank is its priority (lower is better), then its order of arrival. Rules, each with a
 property test:
 
-- A step computes at most `max_num_batched_tokens` tokens of at most `max_num_seqs` requests.
+- A step computes at most `max_num_batched_tokens` tokens of at most `max_num_seqs` requests; fewer for
+  a while after one that did not fit in memory.
 - Every decoding request gets its token. What is left of the budget goes to prompts, best rank first,
   whether they are running or waiting; so a long prompt holds up only those behind it.
 - Requests are admitted by rank, and only with blocks for everything they hold so far. If the first
@@ -29,6 +30,11 @@ from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.kv_manager import KVManager
 from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request
 from pagoda_runtime.engine.step import Chunk
+
+
+# After a step that did not fit in memory, steps are smaller; what took the memory may have gone since,
+# so after so many larger ones are tried again.
+SMALLER_STEPS = 1000
 
 
 class QueueFullError(Exception):
@@ -68,6 +74,8 @@ class Scheduler:
         )
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
+        self._budget = max_num_batched_tokens
+        self._smaller_steps = 0
         self.max_model_len = max_model_len
         self.max_num_queued_reqs = max_num_queued_reqs
         self.max_num_queued_tokens = max_num_queued_tokens
@@ -118,7 +126,7 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """Choose the next step's chunks. Empty only if there is no work."""
         chunks: list[Chunk] = []
-        budget = self.max_num_batched_tokens
+        budget = self._next_budget()
         preempted = False
 
         # Only these need new blocks: admission gave blocks for all tokens known then.
@@ -143,6 +151,20 @@ class Scheduler:
             chunks.append(self._chunk(chosen, budget))
             budget -= chunks[-1].length
         return chunks
+
+    def shrink_budget(self) -> None:
+        """A step did not fit in memory: have the next ones half as large, down to a token a request."""
+        self._budget = max(self.max_num_seqs, self._budget // 2)
+        self._smaller_steps = SMALLER_STEPS
+
+    def _next_budget(self) -> int:
+        budget = self._budget
+        if budget < self.max_num_batched_tokens:
+            self._smaller_steps -= 1
+            if self._smaller_steps == 0:
+                self._budget = min(2 * budget, self.max_num_batched_tokens)
+                self._smaller_steps = SMALLER_STEPS
+        return budget
 
     def update(self, chunks: Iterable[Chunk], sampled: Mapping[str, int]) -> None:
         """Record a step: its chunks are computed, `sampled` has the next token of those that

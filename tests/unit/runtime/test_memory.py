@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pagoda_runtime.engine import scheduler as scheduling
 from pagoda_runtime.engine.block_pool import BlockPool
 from pagoda_runtime.engine.core import EngineCore
 from pagoda_runtime.engine.request import FinishReason, Request, SamplingParams
@@ -20,7 +21,7 @@ class Small:
     """
 
     def __init__(self, room: int, unlucky: set[str], hole: int) -> None:
-        self._room, self._unlucky, self._hole = room, unlucky, hole
+        self.room, self._unlucky, self._hole = room, unlucky, hole
         self._slots: dict[tuple[int, int], tuple[int, ...]] = {}
         self.misled: set[str] = set()  # who read what is not theirs
 
@@ -28,7 +29,7 @@ class Small:
         for chunk in chunks:
             if chunk.request.id in self._unlucky and chunk.start <= self._hole < chunk.end:
                 raise MemoryError
-        if sum(chunk.length for chunk in chunks) > self._room:
+        if sum(chunk.length for chunk in chunks) > self.room:
             raise MemoryError
         for chunk in chunks:
             before = self._read(chunk, chunk.start)
@@ -99,3 +100,34 @@ def test_an_engine_that_has_no_memory_for_one_token_does_not_start() -> None:
     EngineCore(Small(1, set(), 0), scheduler).self_test()
     with pytest.raises(MemoryError, match="one token"):
         EngineCore(Small(0, set(), 0), scheduler).self_test()
+
+
+def test_the_steps_after_it_are_smaller_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "SMALLER_STEPS", 2)
+    scheduler = Scheduler(
+        BlockPool(60, BLOCK), max_num_seqs=3, max_num_batched_tokens=16, max_model_len=200
+    )
+    runner = Small(room=5, unlucky=set(), hole=0)
+    core = EngineCore(runner, scheduler)
+    core.add(Request("a", [1] * 160, SamplingParams(2)))
+
+    def sizes(steps: int) -> list[int]:
+        return [core.step()[1].prompt_tokens for _ in range(steps)]
+
+    # 16 do not fit, nor 8; 4 do. After two steps 8 are tried again.
+    assert sizes(7) == [16, 8, 4, 4, 8, 4, 4]
+    runner.room = 100
+    assert sizes(6) == [8, 8, 16, 16, 16, 16], "there is memory again"
+
+
+def test_steps_that_are_smaller_have_a_token_for_each_request() -> None:
+    scheduler = Scheduler(
+        BlockPool(24, BLOCK), max_num_seqs=3, max_num_batched_tokens=16, max_model_len=48
+    )
+    core = EngineCore(Small(room=100, unlucky=set(), hole=0), scheduler)
+    for name in "abc":
+        core.add(Request(name, [1, 2], SamplingParams(9)))
+    core.step()
+    for _ in range(5):
+        scheduler.shrink_budget()
+    assert [chunk.length for chunk in scheduler.schedule()] == [1, 1, 1]
