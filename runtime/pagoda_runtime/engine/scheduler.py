@@ -31,7 +31,6 @@ from pagoda_runtime.engine.kv_manager import KVManager
 from pagoda_runtime.engine.request import FinishReason, PoolingParams, Request
 from pagoda_runtime.engine.step import Chunk
 
-
 # After a step that did not fit in memory, steps are smaller; what took the memory may have gone since,
 # so after so many larger ones are tried again.
 SMALLER_STEPS = 1000
