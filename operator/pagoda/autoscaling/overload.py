@@ -7,7 +7,7 @@ from pagoda.autoscaling.capacity import WINDOW_SECONDS, is_saturated
 from pagoda.autoscaling.samples import PodHistory, PodState
 
 Overload = Literal["", "RequestsRefused", "RequestsWaiting"]
-"""Reasons of the Ready condition; "": the replicas keep up."""
+"""Reasons of the Ready condition, the worse one first; "": the replicas keep up."""
 
 
 def overload(pods: Sequence[PodHistory], now: float) -> Overload | None:

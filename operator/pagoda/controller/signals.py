@@ -24,7 +24,7 @@ from pagoda.render.objects import MANAGED_BY, MANAGED_BY_LABEL, Object
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
 TOLD_SECONDS = 30.0
-# An overload that comes and goes is told as one; each change of it writes a status and an Event.
+# An overload is told for so long after it was seen; each change of it writes a status and an Event.
 OVERLOAD_SECONDS = 60.0
 # After so long without an answer what was heard last is not told any more.
 FORGET_SECONDS = 60.0
@@ -39,7 +39,13 @@ class _Told:
     learned: LearnedCapacity
     heard_at: float
     served_at: float = -TOLD_SECONDS
-    overloaded_at: float = -OVERLOAD_SECONDS
+    overloaded_at: dict[Overload, float] = field(default_factory=dict)
+
+    def overload(self, now: float) -> Overload:
+        """Give the worst of the last minute: it comes and goes, and as it ends requests only wait."""
+        since = now - OVERLOAD_SECONDS
+        worst_first = filter(None, get_args(Overload))
+        return next((o for o in worst_first if self.overloaded_at.get(o, since) > since), "")
 
 
 @dataclass(frozen=True)
@@ -136,11 +142,8 @@ class SignalSource:
         new = None if rate is None else round(rate)
         if now - last.served_at >= TOLD_SECONDS and _differs(served, new):
             served, last.served_at = new, now
-        overload = look.overload
-        if overload:
-            last.overloaded_at = now
-        elif now - last.overloaded_at < OVERLOAD_SECONDS:
-            overload = last.signals.overload
+        last.overloaded_at[look.overload] = now
+        overload = last.overload(now)
         status = self._status(key)
         revision = status.get("revision", "")
         last.learned.observe(revision, look.saturated.get(revision, {}), now)
@@ -170,7 +173,7 @@ class SignalSource:
                 ),
                 LearnedCapacity.from_status(known),
                 heard_at=now,
-                overloaded_at=now,
+                overloaded_at={_overload(status.get("reason")): now},
             )
         return told
 

@@ -94,15 +94,17 @@ def test_what_is_served_is_told_without_autoscaling_too():
     Fleet().run(script)
 
 
-def test_an_overload_that_comes_and_goes_is_one():
+@pytest.mark.parametrize("lull", ["", "RequestsWaiting"])
+def test_an_overload_that_comes_and_goes_is_one(lull: str):
     async def script(fleet: Fleet) -> None:
         for _ in range(4):
             fleet.overload = "RequestsRefused"
             await fleet.look()
-            fleet.overload = ""
+            fleet.overload = lull
             await fleet.look()
             assert told(fleet) == (None, "RequestsRefused")
         assert fleet.news == 1
+        fleet.overload = ""
         await fleet.look(60)
         assert told(fleet) == (None, "")
         assert fleet.news == 2
