@@ -69,8 +69,6 @@ def protocol(max_connections: int) -> type[asyncio.Protocol]:
                     self._linger(self.transport.get_extra_info("socket").dup())
 
         def shutdown(self) -> None:
-            if self.transport.is_closing():
-                return
             # Clients' pools keep idle connections open; nobody waits for an answer there.
             self._lingers = self.conn.their_state is not h11.IDLE
             super().shutdown()

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -174,8 +174,8 @@ def test_connections_that_end_are_connections(small: Server) -> None:
     eventually(lambda: get(small, "/v1/models").status_code == 200, "room again")
 
 
-def test_connections_that_end_do_not_keep_the_server(model: Path) -> None:
-    server = Server(model, "--drain-delay", "0").wait_ready()
+def test_connections_that_end_do_not_keep_the_server(start: Callable[..., Server]) -> None:
+    server = start("--drain-delay", "0").wait_ready()
     with contextlib.ExitStack() as crowd:
         clients = [crowd.enter_context(connect(server)) for _ in range(5)]
         for client in clients:
@@ -183,7 +183,7 @@ def test_connections_that_end_do_not_keep_the_server(model: Path) -> None:
             error_in(rest(client))
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
-    server.close()
+    server.close()  # so that all of its log is there
     assert not [line for line in server.logs if line["level"] in ("error", "critical")]
 
 
