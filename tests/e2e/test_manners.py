@@ -137,7 +137,7 @@ def test_loading(api: Api, slow_file: SlowFile):
     ready(api)
 
 
-def test_too_much_to_do_is_no_fault(api: Api):
+def test_too_much_to_do_is_told_and_is_no_fault(api: Api):
     """Clients are told to come back; the replica stays ready, in the Service and alive."""
     url = service_url(api)
     running = Stream(url, 12)
@@ -159,6 +159,11 @@ def test_too_much_to_do_is_no_fault(api: Api):
     assert json.loads(error.read())["error"]["code"] == "queue_full"
     assert error.headers["Retry-After"]
     assert api.condition("toy")["reason"] == "Ready"
+    message = api.wait_reason("toy", "RequestsRefused", timeout=60)["message"]
+    assert message.startswith("1 of 1 replicas serve, and refuse requests (429)")
+    assert api.condition("toy")["status"] == "True"
+    shown = api.kubectl("get", "llmd/toy", "--no-headers").stdout.split()
+    assert shown[3:5] == ["1/1", "Overloaded"]
     assert (running.end(), waiting.end()) == ("length", "length")
     assert pod(api)["status"]["containerStatuses"][0]["restartCount"] == 0
 

@@ -64,6 +64,14 @@ def _stalled(name: str, state: str, message: str, advice: str, **flags: bool) ->
     return Reason(name, state, "False", "False", "True", message, advice, **flags)
 
 
+def _overloaded(name: str, message: str) -> Reason:
+    advice = (
+        "Raise spec.replicas or spec.autoscaling.maxReplicas, or give each replica more to work with "
+        "(spec.resources)."
+    )
+    return Reason(name, "Overloaded", "True", "False", "False", message, advice)
+
+
 READY = Reason(
     "Ready",
     "Ready",
@@ -94,6 +102,14 @@ DEGRADED = Reason(
     "The model still serves; the message names what keeps the other replicas from starting.",
     is_routine=True,
     is_steady=True,
+)
+REQUESTS_REFUSED = _overloaded(
+    "RequestsRefused",
+    "{ready} of {desired} replicas serve, and refuse requests (429), as their queues are full.",
+)
+REQUESTS_WAITING = _overloaded(
+    "RequestsWaiting",
+    "{ready} of {desired} replicas serve, and on each of them requests wait all the time.",
 )
 LEAVING_NODE = Reason(
     "LeavingNode",
@@ -411,8 +427,10 @@ PROGRESS_DEADLINE_EXCEEDED = _stalled(
     "Read the pod's log; raise spec.rollout.progressDeadlineSeconds if the model only needs longer.",
 )
 
+OVERLOADED = (REQUESTS_REFUSED, REQUESTS_WAITING)
 REASONS: tuple[Reason, ...] = (
     READY,
+    *OVERLOADED,
     SCALING,
     DEGRADED,
     LEAVING_NODE,

@@ -70,8 +70,8 @@ class LLMDeploymentStatus(ApiModel):
     )
     tokens_per_second: int | None = Field(
         default=None,
-        description="Output tokens per second that all replicas generate, of the last minute; while "
-        "replicas are autoscaled.",
+        description="Output-equivalent tokens per second that all replicas serve, over the last 90 "
+        "seconds; absent where it is not known.",
     )
     autoscaling: AutoscalingStatus | None = Field(
         default=None, description="What autoscaling works with, where spec.autoscaling is set."

@@ -23,19 +23,23 @@ CHANGE = 0.15  # every change of the target changes the HPA and may change the c
 CHANGE_SECONDS = 600.0
 
 
+def is_saturated(pod: PodHistory, now: float) -> bool:
+    """Tell whether requests waited all through the last window."""
+    if pod.is_blind(now) or not pod.samples:
+        return False
+    start = pod.samples[-1].time - WINDOW_SECONDS
+    if pod.samples[0].time > start:
+        return False
+    return all(s.requests_waiting for s in pod.samples if s.time >= start)
+
+
 def saturated_rate(pod: PodHistory, now: float, prompt_weight: float) -> float | None:
     """Give the pod's rate over the last window if requests waited all through it.
 
     Returns:
         Output-equivalent tokens per second; None where the pod was not saturated or is not known.
     """
-    if pod.is_blind(now) or not pod.samples:
-        return None
-    start = pod.samples[-1].time - WINDOW_SECONDS
-    if pod.samples[0].time > start:
-        return None
-    inside = [s for s in pod.samples if s.time >= start]
-    if not all(s.requests_waiting for s in inside):
+    if not is_saturated(pod, now):
         return None
     work = Fleet([pod], now, prompt_weight).work(WINDOW_SECONDS)
     return work.served / WINDOW_SECONDS if work and work.served > 0 else None

@@ -8,6 +8,7 @@ from typing import Literal
 from pagoda.api.autoscaling import Autoscaling, AutoscalingStatus, Capacity, ScalingDecision
 from pagoda.api.conditions import Status
 from pagoda.api.status import LLMDeploymentStatus
+from pagoda.autoscaling.overload import Overload
 from pagoda.render import autoscaler
 from pagoda.render.autoscaler import averages, min_replicas
 from pagoda.render.objects import Object
@@ -34,6 +35,8 @@ class Signals:
         detail: why not, in its words or the API server's.
         values: by metric name; what is unknown is missing.
         served: output tokens/s, rounded so that it does not change with every look.
+        overload: how it showed in the last minute that there is too much to do; "": it did not, or
+            it is not known.
         capacity: what one replica was measured to serve at most.
     """
 
@@ -41,6 +44,7 @@ class Signals:
     detail: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     served: int | None = None
+    overload: Overload = ""
     capacity: Capacity | None = None
 
 

@@ -8,9 +8,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from pagoda.api.autoscaling import Capacity
 from pagoda.autoscaling.capacity import LearnedCapacity
+from pagoda.autoscaling.overload import Overload
 from pagoda.controller.cache import ObjectCache
 from pagoda.controller.queue import Key
 from pagoda.controller.scaling import NO_SIGNALS, Signals, Source
@@ -22,6 +24,10 @@ from pagoda.render.objects import MANAGED_BY, MANAGED_BY_LABEL, Object
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
 TOLD_SECONDS = 30.0
+# An overload is told for so long after it was seen; each change of it writes a status and an Event.
+OVERLOAD_SECONDS = 60.0
+# After so long without an answer what was heard last is not told any more.
+FORGET_SECONDS = 60.0
 FRESH_SECONDS = 1.0
 
 
@@ -31,7 +37,15 @@ class _Told:
 
     signals: Signals
     learned: LearnedCapacity
+    heard_at: float
     served_at: float = -TOLD_SECONDS
+    overloaded_at: dict[Overload, float] = field(default_factory=dict)
+
+    def overload(self, now: float) -> Overload:
+        """Give the worst of the last minute: it comes and goes, and as it ends requests only wait."""
+        since = now - OVERLOAD_SECONDS
+        worst_first = filter(None, get_args(Overload))
+        return next((o for o in worst_first if self.overloaded_at.get(o, since) > since), "")
 
 
 @dataclass(frozen=True)
@@ -41,10 +55,11 @@ class _Look:
     values: Mapping[str, float] = field(default_factory=dict)
     saturated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By revision and pod: tokens/s of replicas that had more to do than they could."""
+    overload: Overload = ""
 
 
 class SignalSource:
-    """The latest signals of every LLMDeployment that is autoscaled."""
+    """The latest signals of every LLMDeployment."""
 
     def __init__(
         self,
@@ -59,7 +74,7 @@ class SignalSource:
 
         Args:
             client: access to the API server.
-            cache: tells which LLMDeployments are autoscaled.
+            cache: tells which LLMDeployments there are, and which of them are autoscaled.
             on_news: called with an LLMDeployment whose status will be another.
             period: seconds between two looks.
             clock: seconds since 1970.
@@ -94,22 +109,27 @@ class SignalSource:
     async def look(self) -> None:
         """Ask once."""
         self._looked_at = self._clock()
-        scaled = {key for key in self._cache.parents() if self._is_autoscaled(key)}
-        for key in self._told.keys() - scaled:
+        keys = set(self._cache.parents())
+        for key in self._told.keys() - keys:
             del self._told[key]
-        if not scaled:
+        if not keys:
             return
         try:
             found = _by_key(await self._client.get(SIGNALS, None, ""))
         except KubeError as error:
             source, detail = await self._why(error)
-            for key in scaled:
-                last = self._last(key)
-                failed = replace(last.signals, source=source, detail=detail, values={})
-                self._tell(key, last, failed)
+            for key in keys:
+                self._miss(key, source, detail)
             return
-        for key in scaled:
+        for key in keys:
             self._take(key, found.get(key, _Look()))
+
+    def _miss(self, key: Key, source: Source, detail: str) -> None:
+        last = self._last(key)
+        failed = replace(last.signals, source=source, detail=detail, values={})
+        if self._clock() - last.heard_at > FORGET_SECONDS:
+            failed = replace(failed, served=None, overload="")
+        self._tell(key, last, failed)
 
     def _is_autoscaled(self, key: Key) -> bool:
         parent = self._cache.parent(key)
@@ -117,33 +137,43 @@ class SignalSource:
 
     def _take(self, key: Key, look: _Look) -> None:
         last, now = self._last(key), self._clock()
+        last.heard_at = now
         served, rate = last.signals.served, look.values.get("served_tokens_per_second")
         new = None if rate is None else round(rate)
         if now - last.served_at >= TOLD_SECONDS and _differs(served, new):
             served, last.served_at = new, now
+        last.overloaded_at[look.overload] = now
+        overload = last.overload(now)
         status = self._status(key)
         revision = status.get("revision", "")
         last.learned.observe(revision, look.saturated.get(revision, {}), now)
         known = last.learned.to_status()
         capacity = Capacity.model_validate(known) if known else None
-        self._tell(key, last, Signals("Serving", "", look.values, served, capacity))
+        self._tell(key, last, Signals("Serving", "", look.values, served, overload, capacity))
 
     def _tell(self, key: Key, last: _Told, new: Signals) -> None:
         old, last.signals = last.signals, new
-        if replace(new, values={}) != replace(old, values={}) or self._is_shadow(key):
+        if self._is_autoscaled(key):
+            is_news = replace(new, values={}) != replace(old, values={}) or self._is_shadow(key)
+        else:
+            is_news = (new.served, new.overload) != (old.served, old.overload)
+        if is_news:
             self._on_news(key)
 
     def _last(self, key: Key) -> _Told:
         """A new leader goes on from the status, or it would write what has hardly changed."""
         if (told := self._told.get(key)) is None:
-            status = self._status(key)
+            status, now = self._status(key), self._clock()
             known = (status.get("autoscaling") or {}).get("capacity")
             told = self._told[key] = _Told(
                 Signals(
                     served=status.get("tokensPerSecond"),
+                    overload=_overload(status.get("reason")),
                     capacity=Capacity.model_validate(known) if known else None,
                 ),
                 LearnedCapacity.from_status(known),
+                heard_at=now,
+                overloaded_at={_overload(status.get("reason")): now},
             )
         return told
 
@@ -191,7 +221,13 @@ def _look(item: Object) -> _Look:
     saturated: dict[str, dict[str, float]] = {}
     for pod in item["saturated"]:
         saturated.setdefault(pod["revision"], {})[pod["pod"]] = float(pod["tokensPerSecond"])
-    return _Look({k: float(v["value"]) for k, v in signals if v["value"] is not None}, saturated)
+    values = {k: float(v["value"]) for k, v in signals if v["value"] is not None}
+    # One of the last release does not tell it yet.
+    return _Look(values, saturated, _overload(item.get("overload")))
+
+
+def _overload(told: object) -> Overload:
+    return next((known for known in get_args(Overload) if known == told), "")
 
 
 def _differs(old: int | None, new: int | None) -> bool:

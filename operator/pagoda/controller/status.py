@@ -18,6 +18,7 @@ from pagoda.render.plan import Plan
 # In these a replica may be stopping because it was told to.
 SHRINKING = (
     reasons.READY,
+    *reasons.OVERLOADED,
     reasons.SCALING,
     reasons.ROLLING_OUT,
     reasons.SCALED_TO_ZERO,
@@ -79,7 +80,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         ready_replicas=counts.serving,
         desired_replicas=counts.desired,
         selector=f"{SELECTOR_LABEL}={metadata['name']}",
-        tokens_per_second=_served(seen, previous) if scaling else None,
+        tokens_per_second=_served(seen, previous),
         autoscaling=scaling.status if scaling else None,
         ready=ready,
         state=finding.reason.state,
@@ -188,7 +189,7 @@ def _conditions(
     scaling: Scaling | None,
 ) -> dict[ConditionType, tuple[Status, str, str]]:
     reason, serves = finding.reason, counts.serving > 0
-    workload: Status = "True" if reason is reasons.READY else "False"
+    workload: Status = "True" if reason in (reasons.READY, *reasons.OVERLOADED) else "False"
     overridden = seen.plan.effective.overridden_args if seen.plan else []
     note = (
         f" Of spec.engine.args, ignored: {', '.join(overridden)}; the operator sets them."

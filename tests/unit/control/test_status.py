@@ -5,6 +5,7 @@ from pagoda.api import conditions as reasons
 from pagoda.api.conditions import REASONS
 from pagoda.controller.cause import Observation
 from pagoda.controller.diagnosis import Finding, shorten
+from pagoda.controller.scaling import NO_SIGNALS, Signals
 from pagoda.controller.status import observe, same_status
 
 from tests.builders import crashed, live_deployment, llmd, plan, pod, waiting
@@ -266,3 +267,43 @@ def test_what_never_served_has_no_requests_to_finish():
     gone = pod("gone", revision=REV, leaving=True, containerStatuses=[starting])
     message = condition(status_of([pod(revision=REV), gone]), "Ready")["message"]
     assert "finishing" not in message
+
+
+REFUSING = Signals("Serving", overload="RequestsRefused")
+
+
+def overloaded(signals=REFUSING, *, parent=None, **spec):
+    made = plan(**spec)
+    live = live_deployment(made, replicas=2)
+    pods = tuple(pod(name, revision=made.choice.revision) for name in ("toy-1", "toy-2"))
+    seen = Observation(parent or llmd(**spec), made, None, live, pods, True, signals=signals)
+    return observe(seen, NOW)
+
+
+def test_too_much_to_do_is_told_beside_ready():
+    status = overloaded(replicas=2)
+    ready = condition(status, "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "RequestsRefused")
+    assert ready["message"].startswith("2 of 2 replicas serve, and refuse requests (429)")
+    assert (status["state"], status["ready"]) == ("Overloaded", "2/2")
+    assert condition(status, "WorkloadReady")["status"] == "True"
+    assert condition(status, "Stalled")["status"] == "False"
+    waits = overloaded(Signals("Serving", overload="RequestsWaiting"), replicas=2)
+    assert waits["reason"] == "RequestsWaiting"
+
+
+def test_it_is_told_where_the_count_does_not_follow():
+    assert overloaded(autoscaling={"maxReplicas": 3})["reason"] == "Ready"
+    assert overloaded(autoscaling={"maxReplicas": 2})["reason"] == "RequestsRefused"
+    shadow = {"maxReplicas": 3, "mode": "Shadow"}
+    assert overloaded(autoscaling=shadow)["reason"] == "RequestsRefused"
+
+
+def test_before_the_first_answer_the_last_status_holds():
+    parent = llmd(replicas=2)
+    parent["status"] = overloaded(Signals("Serving", served=7, overload="RequestsWaiting"))
+    kept = overloaded(NO_SIGNALS, parent=parent, replicas=2)
+    assert (kept["reason"], kept["tokensPerSecond"]) == ("RequestsWaiting", 7)
+    unheard = overloaded(Signals("Missing"), parent=parent, replicas=2)
+    assert unheard["reason"] == "Ready"
+    assert "tokensPerSecond" not in unheard

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 from pagoda.autoscaling.capacity import saturated_rate
 from pagoda.autoscaling.law import Constants
+from pagoda.autoscaling.overload import overload
 from pagoda.autoscaling.samples import PodState
 from pagoda.autoscaling.scraping.roster import Deployment, Key, Roster
 from pagoda.autoscaling.server.answers import timestamp
@@ -65,6 +66,7 @@ def _item(key: Key, deployment: Deployment, constants: Constants, now: float) ->
             "leaving": deployment.count(PodState.LEAVING),
             "blind": deployment.blind(now),
         },
+        "overload": overload([r.history for r in deployment.replicas.values()], now),
         # What replicas with a queue all the time got done: from this capacity is learned.
         "saturated": [
             {
