@@ -160,7 +160,7 @@ def test_too_much_to_do_is_told_and_is_no_fault(api: Api):
     assert error.headers["Retry-After"]
     assert api.condition("toy")["reason"] == "Ready"
     message = api.wait_reason("toy", "RequestsRefused", timeout=60)["message"]
-    assert message.startswith("1 of 1 replicas serve, and refuse requests (429)")
+    assert message.startswith("1 of 1 replicas serve, but requests are refused (429)")
     assert api.condition("toy")["status"] == "True"
     shown = api.kubectl("get", "llmd/toy", "--no-headers").stdout.split()
     assert shown[3:5] == ["1/1", "Overloaded"]

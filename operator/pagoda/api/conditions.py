@@ -105,11 +105,11 @@ DEGRADED = Reason(
 )
 REQUESTS_REFUSED = _overloaded(
     "RequestsRefused",
-    "{ready} of {desired} replicas serve, and refuse requests (429), as their queues are full.",
+    "{ready} of {desired} replicas serve, but requests are refused (429), as queues are full.",
 )
 REQUESTS_WAITING = _overloaded(
     "RequestsWaiting",
-    "{ready} of {desired} replicas serve, and on each of them requests wait all the time.",
+    "{ready} of {desired} replicas serve, but on each of them requests wait all the time.",
 )
 LEAVING_NODE = Reason(
     "LeavingNode",

@@ -34,7 +34,7 @@ class Signals:
         source: whether it can be asked: Foreign where another server owns the metrics API.
         detail: why not, in its words or the API server's.
         values: by metric name; what is unknown is missing.
-        served: output tokens/s, rounded so that it does not change with every look.
+        served: output-equivalent tokens/s, rounded so that it does not change with every look.
         overload: how it showed in the last minute that there is too much to do; "": it did not, or
             it is not known.
         capacity: what one replica was measured to serve at most.

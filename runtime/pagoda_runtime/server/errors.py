@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +10,6 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from pagoda_runtime.server.engine_client import (
     DeadlineError,
@@ -24,8 +21,6 @@ from pagoda_runtime.server.engine_client import (
 
 # Seconds. openai-python waits by its own rules when told to wait for longer than a minute.
 _RETRY_AFTER = (1.0, 60.0)
-# How long the rest of a refused request may take to come before its connection is closed.
-_LINGER_SECONDS = 1.0
 
 
 class ErrorDetail(msgspec.Struct):
@@ -118,30 +113,11 @@ def from_engine(error: EngineError) -> ApiError:
     return unavailable("engine_dead", retry_after=1, close=True)
 
 
-class ClosingResponse(Response):
-    """A last answer: it goes out at once, but the connection is closed only when the request has
-    come in whole. A socket that is closed on bytes nobody has read resets the connection, and the
-    client loses the answer (RFC 9112, section 9.6).
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and end it when the client has said all or is gone."""
-        start = {"type": "http.response.start", "status": self.status_code}
-        await send(start | {"headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
-                while (await receive()).get("more_body", False):
-                    pass
-        await send({"type": "http.response.body", "body": b""})
-
-
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """`content` as a JSON response."""
-    closes = headers is not None and "Connection" in headers
-    return (ClosingResponse if closes else Response)(
+    return Response(
         msgspec.json.encode(content),
         status,
         headers=dict(headers or {}),

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from pagoda_runtime.config import ServeConfig
 from pagoda_runtime.server.connections import protocol
+from pagoda_runtime.server.linger import LINGER_SECONDS
 from pagoda_runtime.server.metrics import Metrics
 
 log = logging.getLogger("pagoda.api")
@@ -61,7 +62,7 @@ class HttpServer(uvicorn.Server):
                 ws_per_message_deflate=False,  # Costs more per token than the token.
                 # Longer than proxies keep idle connections, so that they close first.
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=FAREWELL_SECONDS,
+                timeout_graceful_shutdown=FAREWELL_SECONDS + LINGER_SECONDS,
             )
         )
 

@@ -284,7 +284,7 @@ def test_too_much_to_do_is_told_beside_ready():
     status = overloaded(replicas=2)
     ready = condition(status, "Ready")
     assert (ready["status"], ready["reason"]) == ("True", "RequestsRefused")
-    assert ready["message"].startswith("2 of 2 replicas serve, and refuse requests (429)")
+    assert ready["message"].startswith("2 of 2 replicas serve, but requests are refused (429)")
     assert (status["state"], status["ready"]) == ("Overloaded", "2/2")
     assert condition(status, "WorkloadReady")["status"] == "True"
     assert condition(status, "Stalled")["status"] == "False"
