@@ -92,9 +92,17 @@ class LoadedCluster:
         self.api.apply(self.manifest(name, replicas=replicas))
 
     def wait_serving(self) -> None:
-        """Wait until all are ready."""
+        """Wait until all replicas serve, those that have too much to do included."""
+
+        def serves(name: str) -> bool:
+            llmd = self.api.get("llmd", name)
+            assert llmd is not None
+            wanted = llmd["status"]["desiredReplicas"]
+            assert llmd["status"]["ready"] == f"{wanted}/{wanted}"
+            return bool(self.api.condition(name)["status"] == "True")
+
         for name in self.fleets:
-            self.api.wait_reason(name, "Ready", timeout=60)
+            eventually(lambda name=name: serves(name), timeout=60)
 
     def wait_scraped(self, seconds: float) -> None:
         """Wait until every engine has been asked over so long a time."""
