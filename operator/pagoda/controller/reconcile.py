@@ -320,10 +320,9 @@ class Reconciler:
             return
         ready = next(c for c in wanted["conditions"] if c["type"] == ConditionType.READY)
         log.info("%s -> %s", before, after, extra={"status_message": ready["message"]})
-        fine = after in _UNEVENTFUL
         await self._recorder.record(
             parent,
-            kind="Normal" if fine else "Warning",
+            kind="Normal" if after in _UNEVENTFUL else "Warning",
             reason=after or "Unknown",
             action="Reconcile",
             note=ready["message"],
@@ -342,9 +341,12 @@ def _told(status: Object) -> str | None:
 
 
 # What is part of normal life or was asked for; a replacement in place is an outage all the same.
-_UNEVENTFUL = {reason.name for reason in REASONS if reason.is_routine}
-_UNEVENTFUL -= {reasons.REPLACING_IN_PLACE.name, reasons.DEGRADED.name}
-_UNEVENTFUL |= {reasons.SCALED_TO_ZERO.name, reasons.SUSPENDED.name}
+_UNEVENTFUL = {
+    reason.name
+    for reason in REASONS
+    if reason in (reasons.SCALED_TO_ZERO, reasons.SUSPENDED)
+    or (reason.is_routine and reason not in (reasons.REPLACING_IN_PLACE, reasons.DEGRADED))
+}
 
 
 def _is_unseen(parent: Object, owner: Owner) -> bool:

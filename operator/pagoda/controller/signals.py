@@ -165,15 +165,16 @@ class SignalSource:
         if (told := self._told.get(key)) is None:
             status, now = self._status(key), self._clock()
             known = (status.get("autoscaling") or {}).get("capacity")
+            overload = _overload(status.get("reason"))
             told = self._told[key] = _Told(
                 Signals(
                     served=status.get("tokensPerSecond"),
-                    overload=_overload(status.get("reason")),
+                    overload=overload,
                     capacity=Capacity.model_validate(known) if known else None,
                 ),
                 LearnedCapacity.from_status(known),
                 heard_at=now,
-                overloaded_at={_overload(status.get("reason")): now},
+                overloaded_at={overload: now},
             )
         return told
 
