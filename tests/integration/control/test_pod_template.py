@@ -69,9 +69,12 @@ def test_rich_template_is_applied_and_nothing_is_written_at_rest(api: Api, opera
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert template(api)["metadata"]["labels"]["team"] == "search"
     api.wait_reason("toy", "Unschedulable")
+    first.settle()  # its event comes after the status
 
     record = audit()
-    first.settle(passes=2)
+    passes = first.passes()
+    api.patch("llmd", "toy", {"metadata": {"labels": {"touched": "yes"}}})
+    first.settle(passes=int(passes) + 1)
     assert record.writes(namespace=api.namespace) == []
     assert first.stop() == 0
     second = operator_process("two").start()
