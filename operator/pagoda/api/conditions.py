@@ -427,7 +427,7 @@ PROGRESS_DEADLINE_EXCEEDED = _stalled(
     "Read the pod's log; raise spec.rollout.progressDeadlineSeconds if the model only needs longer.",
 )
 
-OVERLOADED = (REQUESTS_REFUSED, REQUESTS_WAITING)
+OVERLOADED = (REQUESTS_REFUSED, REQUESTS_WAITING)  # the worse one first
 REASONS: tuple[Reason, ...] = (
     READY,
     *OVERLOADED,

@@ -9,9 +9,9 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
+from itertools import takewhile
 
+from pagoda.api.autoscaling import Capacity
 from pagoda.autoscaling.fleet import Fleet
 from pagoda.autoscaling.samples import PodHistory
 
@@ -30,7 +30,10 @@ def is_saturated(pod: PodHistory, now: float) -> bool:
     start = pod.samples[-1].time - WINDOW_SECONDS
     if pod.samples[0].time > start:
         return False
-    return all(s.requests_waiting for s in pod.samples if s.time >= start)
+    # The newest first: of most pods it is all that is looked at.
+    return all(
+        s.requests_waiting for s in takewhile(lambda s: s.time >= start, reversed(pod.samples))
+    )
 
 
 def saturated_rate(pod: PodHistory, now: float, prompt_weight: float) -> float | None:
@@ -43,16 +46,6 @@ def saturated_rate(pod: PodHistory, now: float, prompt_weight: float) -> float |
         return None
     work = Fleet([pod], now, prompt_weight).work(WINDOW_SECONDS)
     return work.served / WINDOW_SECONDS if work and work.served > 0 else None
-
-
-class Source(StrEnum):
-    """Where a capacity comes from; the words of status.autoscaling."""
-
-    LEARNED = "Learned"
-    CARRIED = (
-        "LearnedFromOlderRevision"  # better than none until the new revision has been seen full
-    )
-    UNKNOWN = "CapacityUnknown"
 
 
 @dataclass
@@ -109,30 +102,19 @@ class LearnedCapacity:
         self.tokens_per_second, self.revision, self.changed_at = found, self._windows_of, now
         return True
 
-    def source(self, revision: str) -> Source:
-        """Tell where the capacity comes from, seen from the current revision."""
-        if self.tokens_per_second is None:
-            return Source.UNKNOWN
-        return Source.LEARNED if revision == self.revision else Source.CARRIED
-
-    def to_status(self) -> dict[str, Any] | None:
-        """Give what status.autoscaling keeps; None while nothing is learned."""
+    def known(self) -> Capacity | None:
+        """Give the capacity in force, as status.autoscaling keeps it; None while none is learned."""
         if self.tokens_per_second is None:
             return None
-        return {
-            "tokensPerSecond": round(self.tokens_per_second),
-            "revision": self.revision,
-            "changedAt": int(self.changed_at),
-        }
+        return Capacity(
+            tokens_per_second=round(self.tokens_per_second),
+            revision=self.revision,
+            changed_at=int(self.changed_at),
+        )
 
     @classmethod
-    def from_status(cls, status: Mapping[str, Any] | None) -> "LearnedCapacity":
-        """Read back what `to_status` gave; None or what lacks a field is nothing learned."""
-        match status:
-            case {
-                "tokensPerSecond": int(rate),
-                "revision": str(revision),
-                "changedAt": int(at),
-            } if rate > 0:
-                return cls(revision, float(rate), float(at))
-        return cls()
+    def of(cls, known: Capacity | None) -> "LearnedCapacity":
+        """Go on from what `known` gave."""
+        if known is None or known.tokens_per_second <= 0:
+            return cls()
+        return cls(known.revision, float(known.tokens_per_second), float(known.changed_at))

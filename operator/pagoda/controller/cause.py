@@ -113,7 +113,7 @@ def find_cause(
         if complete and seen.moving is not None:
             return seen.moving
         if complete and len(counts.current) == counts.desired:
-            return _find_overload(seen, previous, counts) or Finding(reasons.READY)
+            return _find_overload(seen, counts) or Finding(reasons.READY)
         # Rolled out once, the Deployment stays complete whatever its pods do; for a moment, while its
         # status is behind a change of the count, the last status has to tell.
         was_complete = seen.deployment is not None and rollout.is_complete(seen.deployment)
@@ -136,17 +136,13 @@ def find_cause(
     return hindrance or Finding(reasons.STARTING)
 
 
-def _find_overload(
-    seen: Observation, previous: LLMDeploymentStatus, counts: Counts
-) -> Finding | None:
+def _find_overload(seen: Observation, counts: Counts) -> Finding | None:
     """Find that there is too much to do, unless the count is about to follow."""
     scaling = seen.plan.autoscaling if seen.plan else None
     if scaling and scaling.mode != "Shadow" and counts.desired < scaling.max_replicas:
         return None
-    # While nobody has been asked yet, as after a restart, the last status holds.
-    is_known = seen.signals.source != "Unknown"
-    name = seen.signals.overload if is_known else previous.reason
-    return next((Finding(reason) for reason in reasons.OVERLOADED if reason.name == name), None)
+    overload = seen.signals.overload
+    return Finding(overload) if overload else None
 
 
 def _find_hindrance(seen: Observation, revision: str | None) -> Finding | None:

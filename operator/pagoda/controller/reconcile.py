@@ -27,7 +27,7 @@ from pagoda.controller.refusal import refusal
 from pagoda.controller.replacement import Replacement
 from pagoda.controller.scaling import Signals, learned_target
 from pagoda.controller.signals import SignalSource
-from pagoda.controller.status import observe, previous_status, same_status
+from pagoda.controller.status import observe, same_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import ConflictError, KubeError, NotFoundError, RejectedError
 from pagoda.kube.events import EventRecorder
@@ -115,6 +115,7 @@ class Reconciler:
             self._children.forget(key)  # the children go by garbage collection
             self._replacement.forget(key)
             self._inquiry.forget(key)
+            self._signals.forget(key)
             self._first_pass.pop(key, None)
             return None
         owner = _owner(parent)
@@ -162,7 +163,7 @@ class Reconciler:
                 rolling=rolling,
                 holds_last=self._cordons.visible and not evacuation.gives_way,
                 ingress_class=await self._ingress_class(spec),
-                scaling=await self._scaling(key, spec, parent),
+                scaling=await self._scaling(key, spec),
             )
             plan = desired(owner, spec, facts)
         except ValidationError as error:
@@ -202,11 +203,11 @@ class Reconciler:
             return UNKNOWN_CLASS
         return await self._ingress_classes.find(spec.expose.ingress.class_name)
 
-    async def _scaling(self, key: Key, spec: LLMDeploymentSpec, parent: Object) -> ScalingFacts:
+    async def _scaling(self, key: Key, spec: LLMDeploymentSpec) -> ScalingFacts:
         if spec.autoscaling is None:
             return NO_SCALING_FACTS
         return ScalingFacts(
-            learned_target=learned_target(previous_status(parent), self._signals.of(key)),
+            learned_target=learned_target(self._signals.of(key)),
             has_tolerance=await self._client.version() >= TOLERANCE_SINCE,
         )
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pagoda.api.autoscaling import Autoscaling, AutoscalingStatus, Capacity, ScalingDecision
-from pagoda.api.conditions import Status
+from pagoda.api.conditions import Reason, Status
 from pagoda.api.status import LLMDeploymentStatus
-from pagoda.autoscaling.overload import Overload
 from pagoda.render import autoscaler
 from pagoda.render.autoscaler import averages, min_replicas
 from pagoda.render.objects import Object
@@ -28,15 +27,15 @@ Source = Literal["Serving", "Missing", "Foreign", "Failing", "Unknown"]
 
 @dataclass(frozen=True)
 class Signals:
-    """What the metrics server says about one LLMDeployment.
+    """What the metrics server says about one LLMDeployment; before it has, what status told last.
 
     Attributes:
         source: whether it can be asked: Foreign where another server owns the metrics API.
         detail: why not, in its words or the API server's.
         values: by metric name; what is unknown is missing.
         served: output-equivalent tokens/s, rounded so that it does not change with every look.
-        overload: how it showed in the last minute that there is too much to do; "": it did not, or
-            it is not known.
+        overload: how it showed in the last minute that there is too much to do; None: it did not,
+            or it is not known.
         capacity: what one replica was measured to serve at most.
     """
 
@@ -44,7 +43,7 @@ class Signals:
     detail: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     served: int | None = None
-    overload: Overload = ""
+    overload: Reason | None = None
     capacity: Capacity | None = None
 
 
@@ -60,9 +59,9 @@ class Scaling:
     status: AutoscalingStatus
 
 
-def learned_target(previous: LLMDeploymentStatus, signals: Signals) -> int | None:
-    """Give the target from measured capacity: what the metrics server knows, or knew before."""
-    known = signals.capacity or (previous.autoscaling and previous.autoscaling.capacity)
+def learned_target(signals: Signals) -> int | None:
+    """Give the target from measured capacity."""
+    known = signals.capacity
     return autoscaler.learned_target(known.tokens_per_second) if known else None
 
 
@@ -108,7 +107,7 @@ def observe_scaling(
         status=AutoscalingStatus(
             source="Given" if given else "Unknown" if plan.scaling_target is None else "Learned",
             target_tokens_per_second=plan.scaling_target,
-            capacity=signals.capacity or before.capacity,
+            capacity=signals.capacity,
             desired_replicas=count,
             decisions=decisions or None,
         ),

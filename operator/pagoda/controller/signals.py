@@ -8,14 +8,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
-from pagoda.api.autoscaling import Capacity
+from pagoda.api.conditions import OVERLOADED, Reason
 from pagoda.autoscaling.capacity import LearnedCapacity
-from pagoda.autoscaling.overload import Overload
 from pagoda.controller.cache import ObjectCache
 from pagoda.controller.queue import Key
-from pagoda.controller.scaling import NO_SIGNALS, Signals, Source
+from pagoda.controller.scaling import Signals, Source
+from pagoda.controller.status import previous_status
 from pagoda.kube.client import KubeClient
 from pagoda.kube.errors import KubeError, NotFoundError, TransientError
 from pagoda.kube.resources import API_SERVICE, SIGNALS
@@ -39,13 +38,12 @@ class _Told:
     learned: LearnedCapacity
     heard_at: float
     served_at: float = -TOLD_SECONDS
-    overloaded_at: dict[Overload, float] = field(default_factory=dict)
+    overloaded_at: dict[Reason | None, float] = field(default_factory=dict)
 
-    def overload(self, now: float) -> Overload:
+    def overload(self, now: float) -> Reason | None:
         """Give the worst of the last minute: it comes and goes, and as it ends requests only wait."""
         since = now - OVERLOAD_SECONDS
-        worst_first = filter(None, get_args(Overload))
-        return next((o for o in worst_first if self.overloaded_at.get(o, since) > since), "")
+        return next((o for o in OVERLOADED if self.overloaded_at.get(o, since) > since), None)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class _Look:
     values: Mapping[str, float] = field(default_factory=dict)
     saturated: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By revision and pod: tokens/s of replicas that had more to do than they could."""
-    overload: Overload = ""
+    overload: Reason | None = None
 
 
 class SignalSource:
@@ -97,8 +95,11 @@ class SignalSource:
 
     def of(self, key: Key) -> Signals:
         """Give the latest signals."""
-        told = self._told.get(key)
-        return NO_SIGNALS if told is None else told.signals
+        return self._last(key).signals
+
+    def forget(self, key: Key) -> None:
+        """Let go of what is known of a deleted LLMDeployment."""
+        self._told.pop(key, None)
 
     async def run(self) -> None:
         """Look again and again."""
@@ -109,26 +110,23 @@ class SignalSource:
     async def look(self) -> None:
         """Ask once."""
         self._looked_at = self._clock()
-        keys = set(self._cache.parents())
-        for key in self._told.keys() - keys:
-            del self._told[key]
-        if not keys:
+        if not self._cache.parents():
             return
         try:
             found = _by_key(await self._client.get(SIGNALS, None, ""))
         except KubeError as error:
             source, detail = await self._why(error)
-            for key in keys:
+            for key in self._cache.parents():
                 self._miss(key, source, detail)
             return
-        for key in keys:
+        for key in self._cache.parents():
             self._take(key, found.get(key, _Look()))
 
     def _miss(self, key: Key, source: Source, detail: str) -> None:
         last = self._last(key)
         failed = replace(last.signals, source=source, detail=detail, values={})
         if self._clock() - last.heard_at > FORGET_SECONDS:
-            failed = replace(failed, served=None, overload="")
+            failed = replace(failed, served=None, overload=None)
         self._tell(key, last, failed)
 
     def _is_autoscaled(self, key: Key) -> bool:
@@ -144,11 +142,9 @@ class SignalSource:
             served, last.served_at = new, now
         last.overloaded_at[look.overload] = now
         overload = last.overload(now)
-        status = self._status(key)
-        revision = status.get("revision", "")
+        revision = self._revision(key)
         last.learned.observe(revision, look.saturated.get(revision, {}), now)
-        known = last.learned.to_status()
-        capacity = Capacity.model_validate(known) if known else None
+        capacity = last.learned.known()
         self._tell(key, last, Signals("Serving", "", look.values, served, overload, capacity))
 
     def _tell(self, key: Key, last: _Told, new: Signals) -> None:
@@ -163,24 +159,20 @@ class SignalSource:
     def _last(self, key: Key) -> _Told:
         """A new leader goes on from the status, or it would write what has hardly changed."""
         if (told := self._told.get(key)) is None:
-            status, now = self._status(key), self._clock()
-            known = (status.get("autoscaling") or {}).get("capacity")
-            overload = _overload(status.get("reason"))
+            status, now = previous_status(self._cache.parent(key) or {}), self._clock()
+            capacity = status.autoscaling.capacity if status.autoscaling else None
+            overload = _overload(status.reason)
             told = self._told[key] = _Told(
-                Signals(
-                    served=status.get("tokensPerSecond"),
-                    overload=overload,
-                    capacity=Capacity.model_validate(known) if known else None,
-                ),
-                LearnedCapacity.from_status(known),
+                Signals(served=status.tokens_per_second, overload=overload, capacity=capacity),
+                LearnedCapacity.of(capacity),
                 heard_at=now,
                 overloaded_at={overload: now},
             )
         return told
 
-    def _status(self, key: Key) -> Object:
+    def _revision(self, key: Key) -> str:
         status: Object = (self._cache.parent(key) or {}).get("status") or {}
-        return status
+        return str(status.get("revision", ""))
 
     def _is_shadow(self, key: Key) -> bool:
         """Tell whether status itself says what each new value asks for."""
@@ -227,8 +219,8 @@ def _look(item: Object) -> _Look:
     return _Look(values, saturated, _overload(item.get("overload")))
 
 
-def _overload(told: object) -> Overload:
-    return next((known for known in get_args(Overload) if known == told), "")
+def _overload(told: object) -> Reason | None:
+    return next((known for known in OVERLOADED if known.name == told), None)
 
 
 def _differs(old: int | None, new: int | None) -> bool:

@@ -80,7 +80,7 @@ def observe(seen: Observation, now: str) -> dict[str, Any]:
         ready_replicas=counts.serving,
         desired_replicas=counts.desired,
         selector=f"{SELECTOR_LABEL}={metadata['name']}",
-        tokens_per_second=_served(seen, previous),
+        tokens_per_second=seen.signals.served,
         autoscaling=scaling.status if scaling else None,
         ready=ready,
         state=finding.reason.state,
@@ -156,12 +156,6 @@ def _scaling(
     if seen.plan is None:
         return _kept_scaling(previous)
     return observe_scaling(seen.plan, seen.autoscaler, seen.signals, previous, counts.desired, now)
-
-
-def _served(seen: Observation, previous: LLMDeploymentStatus) -> int | None:
-    """Give the rate; while nobody has been asked yet, the last one."""
-    is_known = seen.signals.source != "Unknown"
-    return seen.signals.served if is_known else previous.tokens_per_second
 
 
 def _kept_scaling(previous: LLMDeploymentStatus) -> Scaling | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pagoda.api.autoscaling import AutoscalingStatus, Capacity
+from pagoda.api.autoscaling import Capacity
 from pagoda.api.status import LLMDeploymentStatus
 from pagoda.controller.scaling import NO_SIGNALS, Scaling, Signals, learned_target, observe_scaling
 from pagoda.render.autoscaler import NO_SCALING_FACTS, ScalingFacts
@@ -67,21 +67,16 @@ def test_unknown_capacity_scales_on_what_waits():
 
 
 def test_measured_capacity_gives_the_target():
-    target = learned_target(LLMDeploymentStatus(), Signals("Serving", capacity=CAPACITY))
+    measured = Signals("Serving", capacity=CAPACITY)
+    target = learned_target(measured)
     assert target == 700
+    assert observed(scaled(), signals=measured).status.capacity == CAPACITY
     made = scaled(ScalingFacts(learned_target=target))
     assert metrics(made)["demand_tokens_per_second"] == "700"
     assert observed(made).status.source == "Learned"
     # A given one wins.
     both = scaled(ScalingFacts(learned_target=target), targetTokensPerSecond=500)
     assert metrics(both)["demand_tokens_per_second"] == "500"
-
-
-def test_capacity_outlives_what_measured_it():
-    kept = AutoscalingStatus(capacity=CAPACITY)
-    before = LLMDeploymentStatus(autoscaling=kept)
-    assert learned_target(before, NO_SIGNALS) == 700
-    assert observed(scaled(), before=before).status.capacity == CAPACITY
 
 
 def test_tolerance_only_where_the_server_knows_it():

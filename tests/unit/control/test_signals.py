@@ -8,15 +8,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import Configuration
+from pagoda.api.autoscaling import Capacity
 from pagoda.autoscaling.server.bulk import PATH
 from pagoda.controller.cache import ObjectCache
 from pagoda.controller.queue import Key
+from pagoda.controller.scaling import NO_SIGNALS
 from pagoda.controller.signals import SignalSource
 from pagoda.kube.client import KubeClient
 
 from tests.builders import llmd
 
 KEY = Key("default", "toy")
+CAPACITY = Capacity(tokens_per_second=1000, revision="abc", changed_at=0)
 
 
 class Fleet:
@@ -72,7 +75,7 @@ class Fleet:
 
 def told(fleet: Fleet) -> tuple[int | None, str]:
     signals = fleet.source.of(KEY)
-    return signals.served, signals.overload
+    return signals.served, signals.overload.name if signals.overload else ""
 
 
 def test_what_is_served_is_told_without_autoscaling_too():
@@ -115,15 +118,39 @@ def test_an_overload_that_comes_and_goes_is_one(lull: str):
 @pytest.mark.parametrize("spec", [{}, {"autoscaling": {"maxReplicas": 3}}])
 def test_a_new_leader_goes_on_from_the_status(spec: dict[str, Any]):
     async def script(fleet: Fleet) -> None:
+        assert told(fleet) == (100, "RequestsWaiting"), "before the first answer"
+        assert fleet.source.of(KEY).capacity == CAPACITY
         fleet.served = 101.0
         await fleet.look()
         assert told(fleet) == (100, "RequestsWaiting"), "in the middle of it, perhaps"
+        assert fleet.source.of(KEY).capacity == CAPACITY
         fleet.served = 150.0
         await fleet.look(60)
         assert told(fleet) == (150, "")
 
-    status = {"tokensPerSecond": 100, "reason": "RequestsWaiting"}
+    status = {
+        "tokensPerSecond": 100,
+        "reason": "RequestsWaiting",
+        "autoscaling": {"capacity": CAPACITY.model_dump(by_alias=True)},
+    }
     Fleet(status, **spec).run(script)
+
+
+def test_a_status_that_cannot_be_read_is_as_good_as_none():
+    async def script(fleet: Fleet) -> None:
+        assert fleet.source.of(KEY) == NO_SIGNALS
+
+    Fleet({"autoscaling": {"capacity": {"tokensPerSecond": "many"}}}).run(script)
+
+
+def test_one_of_the_same_name_starts_with_nothing():
+    async def script(fleet: Fleet) -> None:
+        fleet.served, fleet.overload = 100.0, "RequestsRefused"
+        await fleet.look()
+        fleet.source.forget(KEY)
+        assert told(fleet) == (None, "")
+
+    Fleet().run(script)
 
 
 def test_silence_is_bridged_for_a_while_and_then_told_as_unknown():

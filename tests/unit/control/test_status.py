@@ -5,7 +5,7 @@ from pagoda.api import conditions as reasons
 from pagoda.api.conditions import REASONS
 from pagoda.controller.cause import Observation
 from pagoda.controller.diagnosis import Finding, shorten
-from pagoda.controller.scaling import NO_SIGNALS, Signals
+from pagoda.controller.scaling import Signals
 from pagoda.controller.status import observe, same_status
 
 from tests.builders import crashed, live_deployment, llmd, plan, pod, waiting
@@ -269,7 +269,7 @@ def test_what_never_served_has_no_requests_to_finish():
     assert "finishing" not in message
 
 
-REFUSING = Signals("Serving", overload="RequestsRefused")
+REFUSING = Signals("Serving", served=7, overload=reasons.REQUESTS_REFUSED)
 
 
 def overloaded(signals=REFUSING, *, parent=None, **spec):
@@ -288,7 +288,7 @@ def test_too_much_to_do_is_told_beside_ready():
     assert (status["state"], status["ready"]) == ("Overloaded", "2/2")
     assert condition(status, "WorkloadReady")["status"] == "True"
     assert condition(status, "Stalled")["status"] == "False"
-    waits = overloaded(Signals("Serving", overload="RequestsWaiting"), replicas=2)
+    waits = overloaded(Signals("Serving", overload=reasons.REQUESTS_WAITING), replicas=2)
     assert waits["reason"] == "RequestsWaiting"
 
 
@@ -299,11 +299,13 @@ def test_it_is_told_where_the_count_does_not_follow():
     assert overloaded(autoscaling=shadow)["reason"] == "RequestsRefused"
 
 
-def test_before_the_first_answer_the_last_status_holds():
+def test_what_is_not_heard_of_any_more_is_not_told():
     parent = llmd(replicas=2)
-    parent["status"] = overloaded(Signals("Serving", served=7, overload="RequestsWaiting"))
-    kept = overloaded(NO_SIGNALS, parent=parent, replicas=2)
-    assert (kept["reason"], kept["tokensPerSecond"]) == ("RequestsWaiting", 7)
+    parent["status"] = overloaded(REFUSING)
+    assert (parent["status"]["reason"], parent["status"]["tokensPerSecond"]) == (
+        "RequestsRefused",
+        7,
+    )
     unheard = overloaded(Signals("Missing"), parent=parent, replicas=2)
     assert unheard["reason"] == "Ready"
     assert "tokensPerSecond" not in unheard

@@ -5,11 +5,11 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pagoda.api.autoscaling import Capacity
 from pagoda.autoscaling.capacity import (
     CHANGE_SECONDS,
     WINDOW_SECONDS,
     LearnedCapacity,
-    Source,
     saturated_rate,
 )
 from pagoda.autoscaling.samples import PodHistory, PodSample, PodState
@@ -47,13 +47,13 @@ def test_one_window_is_not_enough_and_two_are():
     it = LearnedCapacity()
     assert feed(it, [100, 90], 0) == [WINDOW_SECONDS]
     assert it.tokens_per_second == 100
-    assert it.source("a") is Source.LEARNED
+    assert it.revision == "a"
 
 
 def test_windows_that_overlap_count_once():
     it = LearnedCapacity()
     assert not any(it.observe("a", {"p": 100.0}, t) for t in range(0, int(WINDOW_SECONDS), 5))
-    assert it.source("a") is Source.UNKNOWN
+    assert it.known() is None
 
 
 def test_the_90th_percentile_and_not_the_highest():
@@ -85,33 +85,30 @@ def test_changes_are_ten_minutes_apart_and_larger_than_15_percent(rates):
 def test_a_new_revision_starts_with_the_old_ones_capacity_and_learns_its_own():
     it = LearnedCapacity()
     feed(it, [100, 100], 0)
-    assert it.source("b") is Source.CARRIED
+    assert it.revision == "a"
     assert feed(it, [50], 1000, "b") == []
     assert it.tokens_per_second == 100
     assert feed(it, [50], 1100, "b") == [1100]
-    assert (it.tokens_per_second, it.source("b")) == (50, Source.LEARNED)
+    assert (it.tokens_per_second, it.revision) == (50, "b")
 
 
 def test_a_new_revision_that_does_as_much_makes_the_capacity_its_own():
     it = LearnedCapacity()
     feed(it, [100, 100], 0)
     assert feed(it, [101, 101], 30, "b") == [60]
-    assert (it.tokens_per_second, it.source("b")) == (100, Source.LEARNED)
+    assert (it.tokens_per_second, it.revision) == (100, "b")
 
 
 def test_status_brings_it_back():
     it = LearnedCapacity()
-    assert it.to_status() is None
+    assert it.known() is None
     feed(it, [100, 100], 5000)
-    back = LearnedCapacity.from_status(it.to_status())
-    assert back.tokens_per_second == 100
-    assert back.source("a") is Source.LEARNED
+    back = LearnedCapacity.of(it.known())
+    assert (back.tokens_per_second, back.revision) == (100, "a")
     assert feed(back, [300, 300], 5100) == []  # the ten minutes go on
     assert feed(back, [300], 5030 + CHANGE_SECONDS) != []
 
 
-@pytest.mark.parametrize(
-    "status", [None, {}, {"tokensPerSecond": 0, "revision": "a", "changedAt": 1}, {"revision": "a"}]
-)
-def test_a_status_without_it_is_nothing_learned(status):
-    assert LearnedCapacity.from_status(status).source("a") is Source.UNKNOWN
+@pytest.mark.parametrize("known", [None, Capacity(tokens_per_second=0, revision="a", changed_at=1)])
+def test_a_status_without_it_is_nothing_learned(known):
+    assert LearnedCapacity.of(known).known() is None
