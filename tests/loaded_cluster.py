@@ -34,8 +34,6 @@ LIFE = {
     "window_seconds": f"{DEFAULT.window:g}",
     "short_window_seconds": f"{DEFAULT.short_window:g}",
 }
-# Of the operator: longer than the machine may hold everybody up who has this many processes.
-LEASE = {"lease_duration_seconds": "6", "lease_renew_deadline_seconds": "5"}
 # Up and down at once and by any number: whatever the metric asks for is done.
 AT_ONCE = {
     direction: {
@@ -65,7 +63,6 @@ class LoadedCluster:
             identity,
             self.api.namespace,
             namespace="",
-            **LEASE,
         ).start()
 
     def restart_server(self, **flags: str) -> None:

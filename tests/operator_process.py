@@ -15,8 +15,9 @@ PERIODS = {
     "unschedulable-seconds": "1",
     "transient-cap-seconds": "1",
     "terminal-cap-seconds": "2",
-    "lease-duration-seconds": "2",
-    "lease-renew-deadline-seconds": "1.4",
+    # Longer than a busy machine holds a leader up: it would end, and with it what is tested.
+    "lease-duration-seconds": "6",
+    "lease-renew-deadline-seconds": "5",
     "lease-retry-seconds": "0.2",
     "shutdown-seconds": "5",
 }

@@ -25,7 +25,7 @@ def test_standby_takes_over(api: Api, operator_process, how, flags):
     assert second.ready(), "a standby with a full cache is ready"
     assert not second.leads()
     getattr(first, how)()
-    eventually(second.leads, timeout=10)
+    eventually(second.leads, timeout=30)
     api.apply(manifest("toy", api.namespace))
     eventually(lambda: deployment_exists(api, "toy"))
 
@@ -36,7 +36,7 @@ def test_frozen_leader_does_not_write_when_it_wakes(api: Api, operator_process):
     second = operator_process("second").start()
     first.signal(signal.SIGSTOP)
     try:
-        eventually(second.leads, timeout=10)
+        eventually(second.leads, timeout=30)
         api.apply(manifest("toy", api.namespace))
         eventually(lambda: deployment_exists(api, "toy"))
         second.settle(passes=1)
@@ -63,7 +63,7 @@ def test_killed_operator_comes_back_to_work_done_meanwhile(api: Api, operator_pr
     api.delete("llmd", "gone")
     api.apply(manifest("new", api.namespace))
     operator_process("second").start()
-    eventually(lambda: deployment_exists(api, "new") and api.get("service", "toy"))
+    eventually(lambda: deployment_exists(api, "new") and api.get("service", "toy"), timeout=30)
     eventually(lambda: not deployment_exists(api, "gone"))
 
 
@@ -72,10 +72,14 @@ def test_survives_an_api_server_restart(api: Api, operator_process):
     api.apply(manifest("before", api.namespace))
     eventually(lambda: deployment_exists(api, "before"))
     api.cluster.restart_apiserver()
-    if operator.process.poll() is not None:  # its Lease ran out meanwhile, as it may
-        operator.start()  # a pod would be started again
     api.apply(manifest("after", api.namespace))
-    eventually(lambda: deployment_exists(api, "after"), timeout=40)
+
+    def arrived() -> bool:
+        if operator.process.poll() is not None:  # its Lease ran out meanwhile, as it may
+            operator.start()  # a pod would be started again
+        return deployment_exists(api, "after")
+
+    eventually(arrived, timeout=40)
 
 
 def test_unlabelled_child_is_taken_back(api: Api, operator: OperatorProcess):
