@@ -74,6 +74,7 @@ class Children:
         elif live is not None and plan.resumed_replicas is not None:
             # Before the mark of the suspension goes, or a pass that is cut off would forget it.
             await self._applier.ensure_replicas(live, count)
+            count = None  # said once: a scaler that sees it may have gone on already
         written = await self._applier.write(change)
         await self._applier.ensure_replicas(written, count)
 
