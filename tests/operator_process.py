@@ -57,14 +57,13 @@ class OperatorProcess(PagodaProcess):
         """Wait until it leads, has done at least so many passes and has nothing left to do."""
 
         def settled() -> bool:
-            return (
-                self.leads()
-                and self.metric("workqueue_depth") == 0
-                and self.metric("controller_runtime_active_workers") == 0
-                and self.passes() >= passes
-            )
+            # What was done is read first: if all that was added later on is among it, nothing waits
+            # and nothing is being done. Gauges of both could be read around a change of them.
+            done = self.metric("workqueue_work_duration_seconds_count")
+            added = self.metric("workqueue_adds_total")
+            return self.leads() and done == added and self.passes() >= passes
 
-        eventually(settled, what="the operator settles")
+        eventually(settled, timeout=40, what="the operator settles")
 
     def passes(self) -> float:
         """How many passes it has done."""
