@@ -102,16 +102,16 @@ class LoadedCluster:
             eventually(lambda name=name: serves(name), timeout=60)
 
     def wait_scraped(self, seconds: float) -> None:
-        """Wait until every engine has been asked over so long a time."""
+        """Wait until every engine that is still there has been asked over so long a time."""
         began = time.monotonic()
         asked = {engine: engine.asked for fleet in self.fleets.values() for engine in fleet.engines}
-        eventually(
-            lambda: (
-                time.monotonic() - began >= seconds
-                and all(engine.asked > before for engine, before in asked.items())
-            ),
-            timeout=seconds + 30,
-        )
+
+        def scraped() -> bool:
+            there = {engine for fleet in self.fleets.values() for engine in fleet.engines}
+            unasked = [e for e, before in asked.items() if e in there and e.asked == before]
+            return time.monotonic() - began >= seconds and not unasked
+
+        eventually(scraped, timeout=seconds + 30)
 
     def autoscaling(self, name: str) -> Object:
         """Read the condition AutoscalingActive."""

@@ -74,7 +74,9 @@ class Gitops:
             try:
                 self._api.kubectl(*way, "-f", "-", input=self._manifest)
             except ClusterError as error:
-                self.refused.append(error)
+                # A replace that a status came in between is what Argo CD would just try again.
+                if "the object has been modified" not in str(error):
+                    self.refused.append(error)
             self.times += 1
 
     def __enter__(self) -> "Gitops":
@@ -144,7 +146,7 @@ def settle(loaded: LoadedCluster, loads: Loads, machine: Machine, window: float)
     for name in loads:
         loaded.api.apply(loaded.autoscaled(name, behavior=AT_ONCE))
     loaded.wait_active()
-    eventually(lambda: loaded.counts()["full"] == SETTLED["full"])
+    eventually(lambda: loaded.counts()["full"] == SETTLED["full"], timeout=40)
 
 
 def restart_everything(loaded: LoadedCluster) -> list[str]:
