@@ -36,7 +36,9 @@ def test_starts_with_the_fewest_and_leaves_the_count_to_the_hpa(
 ):
     autoscaled(api, minReplicas=2)
     eventually(lambda: api.get("hpa", "toy"))
-    eventually(lambda: count(api) == 2)
+    # A decision is a change of the count in status, whose first one waits for pods.
+    eventually(lambda: api.get("llmd", "toy")["status"]["desiredReplicas"] == 2)
+    assert count(api) == 2
     scale_as_hpa(api, 4)
     autoscaled(api, minReplicas=2, engine={"args": ["--seed=1"]})
     eventually(lambda: "--seed=1" in str(api.get("deployment", "toy")["spec"]["template"]))

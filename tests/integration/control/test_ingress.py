@@ -76,6 +76,7 @@ def test_nothing_is_written_at_rest_or_after_a_restart(api: Api, operator_proces
     api.wait_reason("toy", "Starting")
     api.patch("ingress", "toy", ADMITTED, subresource="status")
     eventually(lambda: api.condition("toy", "RoutesReady")["status"] == "True")
+    eventually(lambda: api.get("llmd", "toy")["status"]["replicas"] == 1, what="its pod is told of")
     first.settle()
     record = audit()
     replace_operator(api, first, operator_process)

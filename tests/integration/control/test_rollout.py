@@ -116,7 +116,7 @@ def test_pod_causes_show(api: Api, operator: OperatorProcess):
     """The causes a kubelet reports end in the reason within seconds."""
     api.apply(manifest("toy", api.namespace))
     api.wait_reason("toy", "Starting")
-    (pod,) = api.list("pods", "serving.pagoda.dev/llmdeployment=toy")
+    (pod,) = eventually(lambda: api.list("pods", "serving.pagoda.dev/llmdeployment=toy"))
     name = pod["metadata"]["name"]
 
     def report(state):

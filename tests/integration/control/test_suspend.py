@@ -25,8 +25,11 @@ def test_fixed_count_comes_back(api: Api, operator: OperatorProcess):
     eventually(lambda: not api.list("pods"))
     assert count(api) == 0
     assert api.get("service", "toy") is not None
-    row = api.kubectl("get", "llmd", "toy").stdout.splitlines()[1].split()
-    assert row[3:5] == ["0/0", "Suspended"]
+
+    def shown() -> list[str]:  # the replicas go after the first status that tells of it
+        return list(api.kubectl("get", "llmd", "toy").stdout.splitlines()[1].split())
+
+    eventually(lambda: shown()[3:5] == ["0/0", "Suspended"])
     suspend(api, False)
     eventually(lambda: count(api) == 3)
     api.become_ready("toy")
@@ -75,6 +78,7 @@ def test_suspension_costs_no_write_at_rest(api: Api, operator_process, audit):
     suspend(api, True)
     api.wait_reason("toy", "Suspended")
     eventually(lambda: not api.list("pods"))
+    eventually(lambda: api.get("llmd", "toy")["status"]["replicas"] == 0, what="that is told")
     operator.settle()
     record = audit()
     replace_operator(api, operator, operator_process)
