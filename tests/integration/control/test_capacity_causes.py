@@ -113,6 +113,8 @@ def test_claim_that_is_missing_and_then_not_bound(api: Api):
 
 def test_quota(api: Api):
     api.kubectl("create", "quota", "small", "--hard=limits.cpu=100m")
+    # Until its use has been counted, pods are refused with another message.
+    eventually(lambda: api.get("quota", "small")["status"]["used"])
     api.apply(manifest("toy", api.namespace, model=HUB))
     message = api.wait_reason("toy", "QuotaExceeded", timeout=10)["message"]
     assert "exceeded quota: small, requested: limits.cpu=1" in message

@@ -12,6 +12,14 @@ def count(api: Api) -> int | None:
     return deployment and deployment["spec"]["replicas"]
 
 
+def observed(api: Api) -> bool:
+    deployment = api.get("deployment", "toy")
+    return bool(
+        deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"]
+        and api.list("replicasets")
+    )
+
+
 def managers(api: Api) -> set[str]:
     text = api.kubectl("get", "deployment", "toy", "-o", "json", "--show-managed-fields").stdout
     fields = json.loads(text)["metadata"]["managedFields"]
@@ -34,6 +42,7 @@ def test_created_with_zero_never_makes_a_pod(api: Api, operator: OperatorProcess
     api.apply(manifest("toy", api.namespace, replicas=0))
     api.wait_reason("toy", "ScaledToZero")
     operator.settle()
+    eventually(lambda: observed(api), what="the Deployment's controller has had its say")
     assert count(api) == 0
     assert managers(api) == {"pagoda-operator-replicas"}
     everybody = Audit(api.cluster, "", "", from_start=True)
