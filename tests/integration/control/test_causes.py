@@ -7,7 +7,7 @@ import http.server
 import json
 import os
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -126,9 +126,11 @@ class Progress(http.server.BaseHTTPRequestHandler):
     """Answers as `pagoda fetch` does while it downloads."""
 
     done = 62
+    told: ClassVar[list[int]] = []
 
     def do_GET(self) -> None:
         assert self.path == "/progress"
+        self.told.append(self.done)
         body = json.dumps({"state": "downloading", "bytes": self.done << 20, "total": 100 << 20})
         self.send_response(200)
         self.end_headers()
@@ -138,7 +140,7 @@ class Progress(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_download_shows_how_far_it_is(toy: Api):
+def test_download_shows_how_far_it_is(toy: Api, operator: OperatorProcess):
     address = f"127.8.{os.getpid() % 250}.{1 + os.getpid() // 250 % 250}"  # nobody else's
     server = http.server.ThreadingHTTPServer((address, 8300), Progress)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -156,8 +158,10 @@ def test_download_shows_how_far_it_is(toy: Api):
             timeout=10,
         )
         assert toy.condition("toy", "ModelReady")["reason"] == "Downloading"
+        operator.settle()  # its event comes after the status
         record = Audit(toy.cluster)
         Progress.done = 64  # too little to be told
+        eventually(lambda: 64 in Progress.told, what="it has heard of that")
         Progress.done = 93
         eventually(lambda: "93 %" in toy.condition("toy")["message"], timeout=25)
         written = record.writes(namespace=toy.namespace)
