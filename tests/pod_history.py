@@ -23,6 +23,7 @@ class Moment:
     at: float
     serving: int  # ready, and not about to leave
     placed: int  # on a node, leaving ones included
+    staying: int  # there, wherever and however, and not about to leave
 
 
 class PodHistory:
@@ -31,7 +32,7 @@ class PodHistory:
     def __init__(self, api: Api, serving: int):
         self._first = serving
         self._moments: list[Moment] = []
-        self._pods: dict[str, tuple[bool, bool]] = {}
+        self._pods: dict[str, tuple[bool, bool, bool]] = {}
         command = [binary("kubectl"), f"--kubeconfig={api.cluster.kubeconfig}", "-n", api.namespace]
         command += ["get", "pods", "--watch", "--output-watch-events", f"-o=jsonpath={_LINE}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -71,10 +72,11 @@ class PodHistory:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event, name, deleted, node, ready = line.rstrip("\n").split("|")
-            self._pods[name] = (ready == "True" and not deleted, bool(node))
+            self._pods[name] = (ready == "True" and not deleted, bool(node), not deleted)
             if event == "DELETED":
                 del self._pods[name]
-            serving = sum(serves for serves, _ in self._pods.values())
+            serving, placed, staying = (
+                sum(pod[index] for pod in self._pods.values()) for index in range(3)
+            )
             if self._moments or serving >= self._first:
-                placed = sum(stands for _, stands in self._pods.values())
-                self._moments.append(Moment(time.monotonic(), serving, placed))
+                self._moments.append(Moment(time.monotonic(), serving, placed, staying))
