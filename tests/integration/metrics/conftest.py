@@ -129,13 +129,16 @@ def api_service(api: Api) -> Object | None:
 
 
 def wait_available(api: Api) -> None:
-    """Wait until the aggregator sends requests for the group to us."""
+    """Wait until the aggregator sends requests for the group to us, and takes our answer."""
 
     def available() -> bool:
         found = api_service(api)
         assert found is not None, "no APIService yet"
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", ())}
         assert conditions["Available"]["status"] == "True", conditions["Available"]
+        # What is written there reaches the aggregator by a watch.
+        asked = api.cluster.kubectl("get", "--raw", GROUP_PATH, check=False)
+        assert asked.returncode == 0, asked.stderr
         return True
 
     eventually(available, timeout=60)

@@ -73,14 +73,17 @@ def test_scales_by_an_object_and_by_pods(
     values = eventually(lambda: len(current()) == 3 and current(), timeout=40)
     assert values["kv_cache_usage"] == "400m"
     assert values["requests_waiting"] == "0"
-    assert 250 < _number(values["demand_tokens_per_second"]) < 350
+    # Measured: a scrape that is late makes one value too high and another too low.
+    eventually(lambda: 250 < _number(current()["demand_tokens_per_second"]) < 350, timeout=40)
     shown = release.kubectl("get", "hpa", "chat", "--no-headers").stdout
     assert "0/4 (avg)" in shown
     assert "/1k (avg)" in shown
 
     # Work that waits is demand: five times what one replica may have in its queue.
     engine.waiting = 20
-    eventually(lambda: (release.get("deployment", "chat") or {})["spec"]["replicas"] == 5)
+    eventually(
+        lambda: (release.get("deployment", "chat") or {})["spec"]["replicas"] == 5, timeout=40
+    )
 
 
 def _number(quantity: str) -> float:
