@@ -45,6 +45,9 @@ def with_crds(cluster: Cluster) -> Cluster:
     # As long as a CRD has no conditions at all, kubectl takes that for an error.
     wait = ("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
     eventually(lambda: cluster.kubectl(*wait, check=False).returncode == 0)
+    # Discovery hears of it a moment later.
+    listed = ("get", "llmdeployments", "--all-namespaces")
+    eventually(lambda: cluster.kubectl(*listed, check=False).returncode == 0)
     return cluster
 
 
