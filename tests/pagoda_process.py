@@ -85,7 +85,8 @@ class PagodaProcess:
 
     def metric(self, name: str) -> float:
         """The sum of one of its own metric's samples."""
-        text = self._http.get(f"http://127.0.0.1:{self._metrics_port}/metrics").text
+        status, text = self._ask(f"http://127.0.0.1:{self._metrics_port}/metrics")
+        assert status == 200, "its metrics cannot be read"
         samples = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in samples)
 

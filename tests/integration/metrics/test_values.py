@@ -33,7 +33,10 @@ def of_deployment(api: Api, name: str, metric: str) -> dict[str, Any]:
 
 def of_pods(api: Api, metric: str, selector: str = "") -> dict[str, str]:
     path = f"{GROUP_PATH}/namespaces/{api.namespace}/pods/*/{metric}"
-    items = raw(api, path + (f"?labelSelector={selector}" if selector else ""))["items"]
+    try:
+        items = raw(api, path + (f"?labelSelector={selector}" if selector else ""))["items"]
+    except ClusterError as error:
+        raise AssertionError(str(error)) from error  # not now, for `eventually`
     return {item["describedObject"]["name"]: item["value"] for item in items}
 
 
