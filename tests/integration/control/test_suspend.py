@@ -83,20 +83,3 @@ def test_suspension_costs_no_write_at_rest(api: Api, operator_process, audit):
     record = audit()
     replace_operator(api, operator, operator_process)
     assert record.writes(namespace=api.namespace) == []
-
-
-def test_scaler_that_goes_on_at_a_resume_is_not_overruled(api: Api, operator: OperatorProcess):
-    """Whoever sees the count come back may change it in the same moment."""
-    api.apply(manifest("toy", api.namespace))
-    api.wait_reason("toy", "Starting")
-    api.kubectl("scale", "deployment/toy", "--replicas=4")
-    eventually(lambda: api.get("llmd", "toy")["status"]["desiredReplicas"] == 4)
-    suspend(api, True)
-    api.wait_reason("toy", "Suspended")
-    eventually(lambda: count(api) == 0)
-    suspend(api, False)
-    eventually(lambda: count(api) == 4, every=0)
-    api.patch("deployment", "toy", {"spec": {"replicas": 2}})
-    eventually(lambda: api.get("llmd", "toy")["status"]["desiredReplicas"] == 2)
-    operator.settle()
-    assert count(api) == 2
