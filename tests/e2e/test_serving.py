@@ -71,6 +71,29 @@ def test_table_reads_one_of_one(toy: Api):
     assert row[:5] == ["toy", "toy", "pagoda", "1/1", "Ready"]
 
 
+def test_killed_operators_come_back_and_write_nothing(toy: Api):
+    toy.wait_reason("toy", "Ready")
+    # Before anybody asks it anything: later, its rate would still change.
+    eventually(lambda: toy.get("llmd", "toy")["status"]["tokensPerSecond"] == 0, timeout=90)
+    record = Audit(toy.cluster)
+    system = Api(toy.cluster, SYSTEM_NAMESPACE)
+    before = {pod["metadata"]["uid"] for pod in system.list("pods")}
+    system.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
+    wait_for_operator(toy.cluster)
+    eventually(lambda: before.isdisjoint(p["metadata"]["uid"] for p in system.list("pods")))
+    # An edit that only a working leader answers shows that it has been over everything.
+    toy.patch("service", "toy", {"spec": {"selector": {"serving.pagoda.dev/llmdeployment": "x"}}})
+    eventually(
+        lambda: (
+            toy.get("service", "toy")["spec"]["selector"]
+            == {"serving.pagoda.dev/llmdeployment": "toy"}
+        ),
+        timeout=60,
+    )
+    assert record.writes() == ["patch services toy"]
+    assert any(OPERATOR in found["metadata"]["name"] for found in system.list("deployments"))
+
+
 def test_tokens_arrive_one_by_one(toy: Api):
     arrivals, text = [], ""
     with client() as http:
@@ -115,27 +138,6 @@ def test_scaling_up_and_down(toy: Api):
     assert toy.condition("toy")["status"] == "True"
     toy.kubectl("scale", "llmd/toy", "--replicas=1")
     eventually(lambda: toy.get("llmd", "toy")["status"]["ready"] == "1/1")
-
-
-def test_killed_operators_come_back_and_write_nothing(toy: Api):
-    toy.wait_reason("toy", "Ready")
-    record = Audit(toy.cluster)
-    system = Api(toy.cluster, SYSTEM_NAMESPACE)
-    before = {pod["metadata"]["uid"] for pod in system.list("pods")}
-    system.kubectl("delete", "pods", "--all", "--grace-period=0", "--force")
-    wait_for_operator(toy.cluster)
-    eventually(lambda: before.isdisjoint(p["metadata"]["uid"] for p in system.list("pods")))
-    # An edit that only a working leader answers shows that it has been over everything.
-    toy.patch("service", "toy", {"spec": {"selector": {"serving.pagoda.dev/llmdeployment": "x"}}})
-    eventually(
-        lambda: (
-            toy.get("service", "toy")["spec"]["selector"]
-            == {"serving.pagoda.dev/llmdeployment": "toy"}
-        ),
-        timeout=60,
-    )
-    assert record.writes() == ["patch services toy"]
-    assert any(OPERATOR in found["metadata"]["name"] for found in system.list("deployments"))
 
 
 def test_change_under_load_loses_no_request(toy: Api):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+import sys
 from typing import Any
 
 import h11
@@ -22,6 +23,7 @@ from pagoda_runtime.server.errors import ApiError, bad_request, json_response, u
 from pagoda_runtime.server.linger import Lingering
 
 HEAD_SECONDS = 10.0
+HEAD_BYTES = 16 << 10  # of one that is not whole; trailers too
 # Connections above the limit that are kept, to be told that they are too many and to let the
 # kubelet in. Those above are closed unheard.
 RESERVE = 64
@@ -78,7 +80,7 @@ def protocol(max_connections: int) -> type[asyncio.Protocol]:
             self._stop_timer()  # An idle connection has uvicorn's keep-alive timer.
 
         def send_400_response(self, msg: str) -> None:
-            self._refuse(bad_request(msg))
+            self._refuse(_refusal(sys.exception(), msg))
 
         def _time_head(self) -> None:
             """Let the timer run while a request's head is awaited; bytes of it do not reset it."""
@@ -120,6 +122,16 @@ def protocol(max_connections: int) -> type[asyncio.Protocol]:
             Lingering(connection, self.loop, lambda: self.connections.discard(self))
 
     return LimitedProtocol
+
+
+def _refusal(cause: BaseException | None, message: str) -> ApiError:
+    """Say what is wrong. uvicorn only says that something is, while it handles h11's error."""
+    if not isinstance(cause, h11.RemoteProtocolError):
+        return bad_request(message)
+    if cause.error_status_hint == 431:
+        message = f"the request's line, headers or trailers take more than {HEAD_BYTES} bytes"
+        return ApiError(431, message, code="headers_too_large")
+    return bad_request(f"this is no HTTP/1.1 request: {cause}")
 
 
 class ConnectionLimit:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pagoda_runtime.config import ServeConfig
-from pagoda_runtime.server.connections import protocol
+from pagoda_runtime.server.connections import HEAD_BYTES, protocol
 from pagoda_runtime.server.linger import LINGER_SECONDS
 from pagoda_runtime.server.metrics import Metrics
 
@@ -54,6 +54,7 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=protocol(config.max_connections),
+                h11_max_incomplete_event_size=HEAD_BYTES,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

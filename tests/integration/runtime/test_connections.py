@@ -99,21 +99,40 @@ def test_a_last_answer_is_not_lost_on_a_body_still_to_come(small: Server) -> Non
 
 
 # More than a server reads at once, so that it has an answer before it has read all of it.
+MORE = b"x" * (4 << 20)
+UPLOAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
 BROKEN = {
-    "no HTTP": b"\x00" * (4 << 20),
-    "a head that is too large": b"GET /livez HTTP/1.1\r\nX-Large: " + b"x" * (4 << 20),
-    "a body that is broken": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\nthis is no length\r\n" + b"x" * (4 << 20),
+    "no HTTP": (b"\x00" * (4 << 20), b"400 Bad Request", "illegal request line"),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", b"400 Bad Request", "Host: header"),
+    "a head that is too large": (
+        b"GET /livez HTTP/1.1\r\nX-Large: " + MORE,
+        b"431 Request Header Fields Too Large",
+        "more than 16384 bytes",
+    ),
+    "a body that is broken": (
+        UPLOAD + b"chunked\r\n\r\nthis is no length\r\n" + MORE,
+        b"400 Bad Request",
+        "illegal chunk header",
+    ),
+    "an encoding that is not known": (
+        UPLOAD + b"gzip\r\n\r\n" + MORE,
+        b"400 Bad Request",
+        "Transfer-Encoding: chunked",
+    ),
 }
 
 
-@pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_no_http_gets_an_error_it_can_read(small: Server, sent: bytes) -> None:
+@pytest.mark.parametrize(("sent", "status", "told"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_no_http_gets_an_error_it_can_read(
+    small: Server, sent: bytes, status: bytes, told: str
+) -> None:
     with connect(small) as client:
         client.sendall(sent)
         answer = rest(client)
-    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert error_in(answer)["type"] == "invalid_request_error"
+    assert answer.startswith(b"HTTP/1.1 " + status + b"\r\n")
+    error = error_in(answer)
+    assert error["type"] == "invalid_request_error"
+    assert told in (error["message"] or "")
 
 
 def test_requests_behind_the_last_one_do_not_cost_its_answer(small: Server) -> None:
