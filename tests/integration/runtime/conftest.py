@@ -65,6 +65,11 @@ class Server:
         """The first log line with this message."""
         return next((line for line in self.logs if line["message"] == message), None)
 
+    def lines(self, message: str, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines with this message and these fields, so far."""
+        found = [line for line in self.logs if line["message"] == message]
+        return [line for line in found if all(line.get(k) == v for k, v in fields.items())]
+
     def wait_log(self, message: str) -> dict[str, Any]:
         """The first log line with this message, as soon as it is there."""
         return eventually(lambda: self.log(message), f"log line {message!r}, but {self.logs[-3:]}")
