@@ -23,10 +23,11 @@ from pagoda.render.objects import MANAGED_BY, MANAGED_BY_LABEL, Object
 # The tokens per second in status move when they differ by so much, and no oftener than that.
 TOLD_SHARE = 0.1
 TOLD_SECONDS = 30.0
-# An overload is told for so long after it was seen; each change of it writes a status and an Event.
-OVERLOAD_SECONDS = 60.0
+# In periods. An overload is told for so long after it was seen; each change of it writes a status
+# and an Event.
+OVERLOAD_PERIODS = 4
 # After so long without an answer what was heard last is not told any more.
-FORGET_SECONDS = 60.0
+FORGET_PERIODS = 4
 FRESH_SECONDS = 1.0
 
 
@@ -40,9 +41,8 @@ class _Told:
     served_at: float = -TOLD_SECONDS
     overloaded_at: dict[Reason | None, float] = field(default_factory=dict)
 
-    def overload(self, now: float) -> Reason | None:
-        """Give the worst of the last minute: it comes and goes, and as it ends requests only wait."""
-        since = now - OVERLOAD_SECONDS
+    def overload(self, since: float) -> Reason | None:
+        """Give the worst of late: it comes and goes, and as it ends requests only wait."""
         return next((o for o in OVERLOADED if self.overloaded_at.get(o, since) > since), None)
 
 
@@ -125,7 +125,7 @@ class SignalSource:
     def _miss(self, key: Key, source: Source, detail: str) -> None:
         last = self._last(key)
         failed = replace(last.signals, source=source, detail=detail, values={})
-        if self._clock() - last.heard_at > FORGET_SECONDS:
+        if self._clock() - last.heard_at > FORGET_PERIODS * self._period:
             failed = replace(failed, served=None, overload=None)
         self._tell(key, last, failed)
 
@@ -141,7 +141,7 @@ class SignalSource:
         if now - last.served_at >= TOLD_SECONDS and _differs(served, new):
             served, last.served_at = new, now
         last.overloaded_at[look.overload] = now
-        overload = last.overload(now)
+        overload = last.overload(now - OVERLOAD_PERIODS * self._period)
         revision = self._revision(key)
         last.learned.observe(revision, look.saturated.get(revision, {}), now)
         capacity = last.learned.known()
