@@ -63,7 +63,7 @@ class Repo:
     """Per file name; "" stands for the listing."""
     extra_siblings: list[dict[str, object]] = field(default_factory=list)
     rate: float | None = None
-    """Bytes per second of one answer."""
+    """Bytes per second of one answer; a change counts for answers that have begun, too."""
 
     def files(self) -> dict[str, bytes]:
         paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -301,15 +301,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.hub.closing.wait()
         limit = fault.drop_after if fault.drop_after is not None else fault.end_after
-        self._pieces(body if limit is None else body[:limit], repo.rate)
+        self._pieces(body if limit is None else body[:limit], repo)
         if limit is not None:
             self.close_connection = True
 
-    def _pieces(self, body: bytes, rate: float | None) -> None:
+    def _pieces(self, body: bytes, repo: Repo) -> None:
         for piece in _split(body):
             self.wfile.write(piece)
-            if rate is not None:
-                time.sleep(len(piece) / rate)
+            if repo.rate is not None:
+                time.sleep(len(piece) / repo.rate)
         self.wfile.flush()
 
     def _refuse(self, status: int, code: str, message: str) -> None:

@@ -1,10 +1,12 @@
 """A command of `pagoda` as a process, the way a pod runs it."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -121,8 +123,15 @@ class PagodaProcess:
         return answer.status_code, answer.text
 
 
+# Below those that the kernel gives to whoever asks for any, and beside the cluster's: until a process
+# listens on it, a port is taken by nobody but by bad luck in here.
+_PORTS = range(11_000, 20_000)
+
+
 def free_port() -> int:
     """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -92,6 +92,8 @@ def test_image_change_loses_no_request(pair: Api, seconds: int):
 
 def test_node_drain_loses_no_request(pair: Api, seconds: int):
     """The one node is cordoned and a replica evicted; the budget keeps the other one."""
+    # The budget counts the pods a little later than the operator.
+    eventually(lambda: pair.get("pdb", "toy")["status"]["disruptionsAllowed"] == 1, timeout=60)
     (node,) = {pod["spec"]["nodeName"] for pod in pods(pair)}
     first, second = (pod["metadata"]["name"] for pod in pods(pair))
 

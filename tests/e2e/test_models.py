@@ -23,7 +23,7 @@ def hub() -> Iterator[Hub]:
     """A hub with an open and a gated repository, at an address that pods reach."""
     folder = steps.toy_model() / steps.MODEL_FOLDER
     with Hub(host=addresses.HOST) as server:
-        server.add("demo/toy", folder, rate=400_000.0)
+        server.add("demo/toy", folder, rate=10_000.0)
         server.add("demo/gated", folder, gated=True, allowed={TOKEN})
         yield server
 
@@ -46,10 +46,11 @@ def from_hub(api: Api, name: str, repo: str, **model):
     return made
 
 
-def test_downloaded_model_answers(api: Api):
+def test_downloaded_model_answers(api: Api, hub: Hub):
     api.apply(from_hub(api, "toy", "demo/toy"))
     downloading = api.wait_reason("toy", "Downloading", timeout=60)
     assert downloading["message"].startswith("The model is being downloaded")
+    hub.repos["demo/toy"].rate = None
     api.kubectl("wait", "--for=condition=Ready", "llmd/toy", f"--timeout={START_TIMEOUT:.0f}s")
     body = {"model": "toy", "messages": [{"role": "user", "content": "Who are you?"}]}
     url = f"{service_url(api)}/v1/chat/completions"

@@ -96,4 +96,4 @@ def test_program_that_enters_a_namespace_is_known_by_its_child(state: Path) -> N
     started = processes.start(state, "inner", command, enters_namespace=True)
     # Between fork and exec it still has the shell's.
     cmdline = Path(f"/proc/{started.identity.pid}/cmdline")
-    eventually(lambda: cmdline.read_bytes() == b"sleep\x001000\x00", timeout=5)
+    eventually(lambda: cmdline.read_bytes() == b"sleep\x001000\x00")

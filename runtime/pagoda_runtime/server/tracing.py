@@ -158,17 +158,29 @@ def record(meter: RequestMeter, reason: FinishReason, ended: float) -> None:
     if reason in (FinishReason.ERROR, FinishReason.TIMEOUT):
         trace.span.set_attribute("error.type", reason)
     scheduled = ended if meter.scheduled is None else meter.scheduled
-    _child(trace, "queue", meter.arrival, scheduled)
+    epoch = monotonic_epoch()
+    _child(trace, epoch, "queue", meter.arrival, scheduled)
     if meter.first_token is not None:
-        _child(trace, "prefill", scheduled, meter.first_token)
-        _child(trace, "decode", meter.first_token, meter.last_token)
+        _child(trace, epoch, "prefill", scheduled, meter.first_token)
+        _child(trace, epoch, "decode", meter.first_token, meter.last_token)
 
 
-def _child(trace: _Trace, name: str, begun: float, ended: float) -> None:
+def monotonic_epoch() -> int:
+    """When `time.monotonic_ns()` was zero, in nanoseconds since 1970.
+
+    Of three readings the one with the least between its clocks: the thread may lose its core there.
+    """
+    readings = []
+    for _ in range(3):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        readings.append((after - before, wall - before))
+    return min(readings)[1]
+
+
+def _child(trace: _Trace, epoch: int, name: str, begun: float, ended: float) -> None:
     """A span of `time.monotonic()` seconds that are over."""
     from opentelemetry.trace import set_span_in_context
 
-    epoch = time.time_ns() - time.monotonic_ns()
     span = trace.tracer.start_span(
         name, set_span_in_context(trace.span), start_time=epoch + int(begun * 1e9)
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -129,9 +130,10 @@ def test_damaged_twice(hub: Hub, repo: Repo, fetches: Fetches, fault):
 
 
 def test_hub_that_is_down(hub: Hub, repo: Repo, fetches: Fetches):
-    endpoint = f"http://127.0.0.1:{free_port()}"
-    fetch = fetches.start(endpoint=endpoint, deadline_seconds="1")
-    failure = fetch.failure()
+    with socket.socket() as bound:  # which refuses connections until it listens
+        bound.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        failure = fetches.start(endpoint=endpoint, deadline_seconds="1").failure()
     assert failure["reason"] == "HubUnavailable"
     assert endpoint in failure["message"]
     assert "for 1 s" in failure["message"]
@@ -219,7 +221,7 @@ def test_full_disk(hub: Hub, tmp_path: Path, when):
         # There is room when the download begins; then another file takes it.
         size = "8m"
         repo.fault(
-            SHARD, Fault(drop_after=300_000), Fault(status=503, headers={"Retry-After": "2"})
+            SHARD, Fault(drop_after=300_000), Fault(status=503, headers={"Retry-After": "5"})
         )
         fill = (
             f"(until test -s {disk}/model/config.json; do sleep 0.05; done;"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -65,6 +66,11 @@ class Server:
         """The first log line with this message."""
         return next((line for line in self.logs if line["message"] == message), None)
 
+    def lines(self, message: str, **fields: Any) -> list[dict[str, Any]]:
+        """The log lines with this message and these fields, so far."""
+        found = [line for line in self.logs if line["message"] == message]
+        return [line for line in found if all(line.get(k) == v for k, v in fields.items())]
+
     def wait_log(self, message: str) -> dict[str, Any]:
         """The first log line with this message, as soon as it is there."""
         return eventually(lambda: self.log(message), f"log line {message!r}, but {self.logs[-3:]}")
@@ -89,6 +95,16 @@ class Server:
     def wait_ready(self) -> "Server":
         eventually(lambda: self.get("/readyz").status_code == 200, f"ready, but {self.logs[-3:]}")
         return self
+
+    @contextmanager
+    def asked(self, path: str, **body: Any) -> Iterator[None]:
+        """A request whose client waits for the answer until the context is left, and then goes."""
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        port = self.wait_log("listening")["port"]
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(head.encode() + content)
+            yield
 
     def openai(self) -> OpenAI:
         return OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=PATIENCE)
@@ -115,7 +131,7 @@ class Server:
         try:
             if (started := self.log("engine started")) is not None:
                 engine = started["engine_pid"]
-                eventually(lambda: not alive(engine), "engine process gone", seconds=5)
+                eventually(lambda: not alive(engine), "engine process gone")
         except AssertionError:
             os.kill(engine, signal.SIGKILL)
             raise

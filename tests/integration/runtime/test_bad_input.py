@@ -164,7 +164,6 @@ def test_a_stream_that_meets_a_full_queue_gets_a_status(start: Start) -> None:
     server = start("--min-step-ms", "20", "--max-num-seqs", "1", "--max-num-queued-reqs", "2")
     server.wait_ready()
     running = stream(server)
-    held = server.metric("kv_blocks_free")
     # All or none: two places in the queue are not enough for three.
     for body in ({"n": 3, "max_tokens": 1}, {"n": 3, "max_tokens": 1, "stream": True}):
         refused = server.complete("a", **body)
@@ -175,27 +174,29 @@ def test_a_stream_that_meets_a_full_queue_gets_a_status(start: Start) -> None:
         assert 0 <= 1000 * seconds - int(refused.headers["retry-after-ms"]) < 1000
         eventually(lambda: server.metric("num_requests_waiting") == 0, "the others are aborted")
     assert server.metric("num_requests_running") == 1
-    assert abs(server.metric("kv_blocks_free") - held) <= 5, "only the running one holds blocks"
+    held = server.metric("kv_blocks_total") - server.metric("kv_blocks_free")
+    needed = server.metric("generation_tokens_total") / 32
+    assert held <= needed + 2, "only the running one holds blocks"
     server.process.kill()
     running.exception()
 
 
 def test_the_wait_is_as_long_as_the_queue(start: Start) -> None:
-    """A second a request and two that wait: the next one is told to wait for two."""
+    """Two seconds a request and two that wait: the next one is told to wait for four."""
     server = start("--min-step-ms", "20", "--max-num-seqs", "1", "--max-num-queued-reqs", "2")
     server.wait_ready()
-    body = {"max_tokens": 50, "ignore_eos": True}
+    body = {"max_tokens": 900, "ignore_eos": True}  # until the server is killed
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(server.complete, "a", **body)
-        eventually(lambda: server.metric("num_requests_running") == 1, "the first runs")
+        first = pool.submit(server.complete, "a", **body | {"max_tokens": 100})
+        eventually(lambda: server.metric("generation_tokens_total") > 0, "the first runs")
         others = [pool.submit(server.complete, "a", **body) for _ in range(2)]
         assert first.result().status_code == 200
         others.append(pool.submit(server.complete, "a", **body))
         eventually(lambda: server.metric("num_requests_waiting") == 2, "two wait")
         refused = server.complete("a", **body)
         assert refused.status_code == 429
-        assert int(refused.headers["retry-after-ms"]) >= 2000
-        assert int(refused.headers["retry-after"]) >= 2
+        assert int(refused.headers["retry-after-ms"]) >= 4000
+        assert int(refused.headers["retry-after"]) >= 4
         server.process.kill()
         assert all(other.exception() is not None for other in others)
 
@@ -211,7 +212,7 @@ def test_deadlines(shared: Server) -> None:
         headers={"x-request-timeout-ms": "200"},
     )
     assert by_header.status_code == 504
-    events = shared.complete("a", timeout_ms=300, stream=True, **body).text.split("\n\n")
+    events = shared.complete("a", timeout_ms=2000, stream=True, **body).text.split("\n\n")
     last = json.loads(events[-2].removeprefix("data: "))
     assert last["error"]["code"] == "deadline_exceeded", "an error, not a silent end"
     assert len(events) > 3

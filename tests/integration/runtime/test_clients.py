@@ -108,7 +108,7 @@ async def test_leaving_an_async_stream(shared: Server) -> None:
     await stream.close()
     await client.close()
     eventually(lambda: idle(shared), "blocks free")
-    assert shared.metric("generation_tokens_total") - generated < 300
+    assert shared.metric("generation_tokens_total") - generated < 390
 
 
 def test_errors_in_the_middle_of_a_stream_are_raised(shared: Server) -> None:
@@ -117,7 +117,7 @@ def test_errors_in_the_middle_of_a_stream_are_raised(shared: Server) -> None:
         prompt="a",
         max_tokens=390,
         stream=True,
-        extra_body={"ignore_eos": True, "timeout_ms": 300},
+        extra_body={"ignore_eos": True, "timeout_ms": 2000},
     )
     with pytest.raises(openai.APIError, match="deadline"):
         list(stream)
@@ -134,7 +134,7 @@ def test_error_classes_and_retries(start: Start) -> None:
         "--max-num-queued-reqs",
         "0",
     ).wait_ready()
-    running = begin(server, max_tokens=100)
+    running = begin(server, max_tokens=400)
     client = server.openai()
     for stream in (True, False):
         with pytest.raises(openai.RateLimitError) as full:

@@ -162,6 +162,8 @@ def test_who_does_not_stop_sending_is_cut_off(small: Server) -> None:
     """And nothing of the connection is left."""
     small.http.close()
     small.http = httpx.Client(timeout=30)
+    # Whoever went before this request is gone when it is answered; its own connection is kept.
+    small.get("/livez")
     before = files(small)
 
     def is_cut_off() -> bool:
@@ -182,14 +184,15 @@ def test_connections_that_end_are_connections(small: Server) -> None:
 
     def is_refused() -> bool:
         with contextlib.ExitStack() as crowd:
-            for _ in range(LIMIT):
-                client = crowd.enter_context(connect(small))
+            clients = [crowd.enter_context(connect(small)) for _ in range(LIMIT)]
+            for client in clients:
                 client.sendall(b"\x00\r\n\r\n")
+            for client in clients:
                 assert error_in(rest(client))["code"] is None
             return get(small, "/v1/models").status_code == 503
 
     # Perhaps not at once: each of them is there for a second only.
-    eventually(is_refused, "too many", seconds=20)
+    eventually(is_refused, "too many")
     eventually(lambda: get(small, "/v1/models").status_code == 200, "room again")
 
 
@@ -210,8 +213,8 @@ def test_a_head_is_not_waited_for_longer_than_ten_seconds(small: Server) -> None
     """All at once: silence, half a head, one byte after the other; and a long answer goes on."""
 
     def answer_to(sent: bytes) -> tuple[bytes, float]:
+        begun = time.monotonic()
         with connect(small) as client:
-            begun = time.monotonic()
             client.sendall(sent)
             return rest(client), time.monotonic() - begun
 

@@ -46,9 +46,10 @@ def stream(server: Server, **changes: Any) -> Future[list[Any]]:
 
 
 def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
-    server = start("--min-step-ms", "10", "--drain-delay", "1.5", "--shutdown-timeout", "30")
+    server = start("--min-step-ms", "10", "--drain-delay", "4", "--shutdown-timeout", "300")
 
     # The port is open and the probes answer long before the engine has loaded.
+    os.kill(server.engine_pid, signal.SIGSTOP)
     assert server.get("/livez").status_code == 200
     for path in ("/readyz", "/health"):
         unready = server.get(path)
@@ -62,9 +63,10 @@ def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
     assert "retry-after" in early.headers
     assert server.log("model loaded") is None, "all of this was while loading"
 
+    os.kill(server.engine_pid, signal.SIGCONT)
     server.wait_ready()
     assert server.metric("generation_tokens_total") == 0, "the self-test is not counted"
-    running = stream(server, max_tokens=300)
+    running = stream(server, max_tokens=900)  # of nine seconds: others are refused for five of them
     begun = time.monotonic()
     server.signal(signal.SIGTERM)
     eventually(lambda: server.get("/readyz").json() == {"reason": "draining"}, "unready")
@@ -72,7 +74,7 @@ def test_loading_then_a_graceful_end(start: Start, private_tmp: Path) -> None:
     refused = eventually(
         lambda: (r := server.complete("abc", max_tokens=1)).status_code == 503 and r, "refusing"
     )
-    assert time.monotonic() - begun > 1.4
+    assert time.monotonic() - begun > 3.9
     assert refused.json()["error"]["code"] == "draining"
     assert refused.headers["retry-after"]
     assert refused.headers["connection"] == "close"
@@ -125,14 +127,14 @@ def test_a_second_sigterm_ends_it_now(start: Start) -> None:
     server.wait_log("draining")
     server.signal(signal.SIGTERM)
     assert running.result()[-2]["choices"][0]["finish_reason"] == "abort"
-    assert server.wait_exit(10) == 0
+    assert server.wait_exit() == 0
 
 
 def test_sigterm_while_loading_ends_it(start: Start) -> None:
     server = start()
     server.wait_log("engine started")
     server.signal(signal.SIGTERM)
-    assert server.wait_exit(10) == 0
+    assert server.wait_exit() == 0
 
 
 def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
         whole = pool.submit(server.complete, "a", max_tokens=900, ignore_eos=True)
         eventually(lambda: server.metric("num_requests_running") == 2, "both running")
         os.kill(server.engine_pid, signal.SIGKILL)
-        assert server.wait_exit(5) == 1
+        assert server.wait_exit() == 1
         assert running.result()[-1]["error"]["code"] == "engine_dead", "an error, not a silent end"
         assert whole.result().status_code == 503
         assert whole.result().json()["error"]["code"] == "engine_dead"
@@ -157,15 +159,15 @@ def test_an_engine_that_hangs_in_a_step_fails_liveness_and_says_so(
 ) -> None:
     reason_file = tmp_path / "termination-log"
     reason_file.touch()
-    flags = ["--min-step-ms", "20", "--step-timeout", "2", "--termination-log", str(reason_file)]
+    flags = ["--min-step-ms", "20", "--step-timeout", "5", "--termination-log", str(reason_file)]
     server = start(*flags).wait_ready()
-    running = stream(server)
+    running = stream(server, max_tokens=400)
     os.kill(server.engine_pid, signal.SIGSTOP)
-    begun = time.monotonic()
     assert server.get("/livez").status_code == 200, "a slow step is none that hangs"
-    eventually(lambda: server.get("/livez").status_code == 503, "hung", seconds=5)
-    assert time.monotonic() - begun > 1.5
-    assert reason_file.read_text().startswith("engine hung: silent for ")
+    hung = eventually(lambda: (r := server.get("/livez")).status_code == 503 and r, "hung")
+    told = hung.json()["reason"]
+    assert int(told.removeprefix("engine hung: silent for ").removesuffix(" s")) >= 5
+    assert reason_file.read_text() == told
     os.kill(server.engine_pid, signal.SIGCONT)
     eventually(lambda: server.get("/livez").status_code == 200, "recovered")
     assert reason_file.read_text() == "", "what it dies of later is something else"
@@ -183,7 +185,7 @@ def test_a_hung_engine_that_is_told_to_stop_ends_at_once_with_the_reason(
     os.kill(server.engine_pid, signal.SIGSTOP)
     eventually(lambda: server.get("/livez").status_code == 503, "hung")
     server.signal(signal.SIGTERM)
-    assert server.wait_exit(5) == 1
+    assert server.wait_exit() == 1
     assert running.result()[-1]["error"]["code"] == "engine_dead"
     assert reason_file.read_text().startswith("engine hung: silent for ")
 
@@ -197,7 +199,7 @@ def test_an_engine_that_hangs_while_draining_ends_it(start: Start, tmp_path: Pat
     server.signal(signal.SIGTERM)
     server.wait_log("draining")
     os.kill(server.engine_pid, signal.SIGSTOP)
-    assert server.wait_exit(10) == 1
+    assert server.wait_exit() == 1
     assert running.result()[-1]["error"]["code"] == "engine_dead"
     assert reason_file.read_text().startswith("engine hung: silent for ")
 
@@ -212,7 +214,7 @@ def test_an_engine_killed_at_the_memory_limit_is_told_from_other_kills(
         server = start("--termination-log", str(reason_file)).wait_ready()
     Path(f"/proc/{server.engine_pid}/oom_score_adj").write_text("1000")
     memory_group.fill()
-    assert server.wait_exit(10) == 1
+    assert server.wait_exit() == 1
     assert reason_file.read_text().startswith("out of memory: the kernel killed the engine")
 
 
@@ -240,7 +242,7 @@ def test_a_hung_engine_fails_liveness_and_dies_with_its_parent(start: Start) -> 
     os.kill(engine, signal.SIGCONT)
     eventually(lambda: server.get("/livez").status_code == 200, "recovered")
     server.signal(signal.SIGKILL)
-    eventually(lambda: not alive(engine), "no orphan", seconds=5)
+    eventually(lambda: not alive(engine), "no orphan")
 
 
 @pytest.mark.parametrize(

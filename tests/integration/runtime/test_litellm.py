@@ -130,7 +130,7 @@ def test_a_full_queue_is_a_rate_limit_and_is_waited_for(
 ) -> None:
     flags = ["--dtype", "bfloat16", "--min-step-ms", "20", "--max-num-seqs", "1"]
     server = start(*flags, "--max-num-queued-reqs", "0").wait_ready()
-    running = begin(server, max_tokens=100)
+    running = begin(server, max_tokens=400)
     asked = {"model": "openai/abc", "messages": CHAT, "max_tokens": 1}
     raised = litellm.refusal("completion", server, **asked)
     assert "RateLimitError" in raised.kinds, raised

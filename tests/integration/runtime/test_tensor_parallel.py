@@ -36,7 +36,7 @@ def servers(model: Path) -> Iterator[tuple[Server, Server]]:
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
         server.close()
-    assert not alive(rank_pid(two)), "no orphan keeps the memory"
+    eventually(lambda: not alive(rank_pid(two)), "no orphan keeps the memory")
 
 
 def rank_pid(server: Server, rank: int = 1) -> int:
@@ -108,7 +108,7 @@ def loaded(
 def test_a_dead_rank_ends_an_idle_server(loaded: tuple[Server, Path]) -> None:
     server, reason_file = loaded
     os.kill(rank_pid(server), signal.SIGKILL)
-    assert server.wait_exit(5) == 1
+    assert server.wait_exit() == 1
     assert reason_file.read_text() == "rank 1 ended with SIGKILL"
 
 
@@ -119,7 +119,7 @@ def test_a_dead_rank_ends_all_and_is_the_one_named(loaded: tuple[Server, Path]) 
     server, reason_file = loaded
     running = stream(server, max_tokens=300)
     os.kill(rank_pid(server, 2), signal.SIGKILL)
-    assert server.wait_exit(5) == 1
+    assert server.wait_exit() == 1
     assert reason_file.read_text() == "rank 2 ended with SIGKILL"
     assert running.result()[-1]["error"]["code"] == "engine_dead"
     for pid in (server.engine_pid, rank_pid(server, 1), rank_pid(server, 3)):
@@ -130,9 +130,9 @@ def test_a_rank_that_hangs_is_found_and_leaves_nobody(loaded: tuple[Server, Path
     server, reason_file = loaded
     running = stream(server, max_tokens=300)
     os.kill(rank_pid(server), signal.SIGSTOP)
-    eventually(lambda: server.get("/livez").status_code == 503, "hung", seconds=10)
+    eventually(lambda: server.get("/livez").status_code == 503, "hung")
     server.signal(signal.SIGTERM)
-    assert server.wait_exit(5) == 1
+    assert server.wait_exit() == 1
     assert running.result()[-1]["error"]["code"] == "engine_dead"
     assert reason_file.read_text().startswith("engine hung: silent for ")
     eventually(lambda: not alive(rank_pid(server)), "a stopped one ends too")
