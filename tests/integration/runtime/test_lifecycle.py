@@ -146,7 +146,7 @@ def test_a_dead_engine_ends_the_server(start: Start, tmp_path: Path) -> None:
         whole = pool.submit(server.complete, "a", max_tokens=900, ignore_eos=True)
         eventually(lambda: server.metric("num_requests_running") == 2, "both running")
         os.kill(server.engine_pid, signal.SIGKILL)
-        assert server.wait_exit() == 1
+        assert server.wait_exit(5) == 1, "as promised"
         assert running.result()[-1]["error"]["code"] == "engine_dead", "an error, not a silent end"
         assert whole.result().status_code == 503
         assert whole.result().json()["error"]["code"] == "engine_dead"
