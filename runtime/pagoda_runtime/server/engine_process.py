@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pagoda.engine")
 
-HEARTBEAT_SECONDS = 1.0
 _READ_BYTES = 1 << 18
 _PR_SET_PDEATHSIG = 1
 
@@ -138,7 +137,7 @@ def serve(config: EngineConfig, parent: Parent, ranks: Ranks) -> None:
         else:
             # Also after an abort, so that freed blocks show at once.
             parent.tell(ipc.Update([], core.stats()))
-            messages = parent.heard(HEARTBEAT_SECONDS)
+            messages = parent.heard(ipc.HEARTBEAT_SECONDS)
 
 
 def _take(core: EngineCore, messages: Sequence[ipc.ToEngine], parent: Parent) -> None:

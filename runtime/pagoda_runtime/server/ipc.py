@@ -13,6 +13,8 @@ import msgspec
 from pagoda_runtime.engine.output import Delta, Stats
 from pagoda_runtime.engine.request import PoolingParams, SamplingParams
 
+HEARTBEAT_SECONDS = 1.0  # what an idle engine sends an `Update` after
+
 
 class Submit(msgspec.Struct, tag=True, array_like=True):
     """API → engine: a new request. arrival is `time.monotonic()` in the API process (one clock
@@ -51,9 +53,7 @@ class Loaded(msgspec.Struct, tag=True, array_like=True):
 
 
 class Update(msgspec.Struct, tag=True, array_like=True):
-    """Engine → API: one step's deltas; without deltas it is the heartbeat, sent every second
-    when idle.
-    """
+    """Engine → API: one step's deltas; without deltas it is the heartbeat of an idle engine."""
 
     deltas: list[Delta]
     stats: Stats

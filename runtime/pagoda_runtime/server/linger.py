@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 # All that a client gets after its last answer, whatever it sends in it.
 LINGER_SECONDS = 1
+# A loop that comes so late to the end of a linger has not listened, and begins again; but not for ever.
+_LATE_SECONDS = 0.2
+_TRIES = 3
 _CHUNK_BYTES = 1 << 16
 
 
@@ -28,11 +31,23 @@ class Lingering:
         self._connection = connection
         self._loop = loop
         self._on_end = on_end
-        self._timer = loop.call_later(LINGER_SECONDS, self._end)
+        self._tries = _TRIES
+        self._listen()
         loop.add_reader(connection, self._discard)
         try:
             connection.shutdown(socket.SHUT_WR)
         except OSError:  # The client is gone.
+            self._end()
+
+    def _listen(self) -> None:
+        self._tries -= 1
+        self._timer = self._loop.call_later(LINGER_SECONDS, self._time_out)
+
+    def _time_out(self) -> None:
+        is_late = self._loop.time() > self._timer.when() + _LATE_SECONDS
+        if is_late and self._tries:
+            self._listen()
+        else:
             self._end()
 
     def _discard(self) -> None:

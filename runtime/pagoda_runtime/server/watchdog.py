@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from pagoda_runtime.server.engine_client import EngineClient
+from pagoda_runtime.server.ipc import HEARTBEAT_SECONDS
 
-# An engine that said nothing for this long without work in hand hangs: its heartbeat comes every
-# second.
+# An engine that said nothing for this long without work in hand hangs.
 _IDLE_SILENCE = 60.0
+# Whatever a step may take: in between two heartbeats nobody hangs.
+_LEAST_IDLE_SILENCE = 3 * HEARTBEAT_SECONDS
 _LOOK_SECONDS = 0.25
 
 
@@ -27,8 +29,9 @@ class Watchdog:
         """
         if not self._engine.loaded.is_set():
             return ""
-        busy = self._engine.num_active > 0
-        limit = self._step_timeout if busy else min(_IDLE_SILENCE, self._step_timeout)
+        limit = self._step_timeout
+        if not self._engine.num_active:
+            limit = max(_LEAST_IDLE_SILENCE, min(_IDLE_SILENCE, limit))
         silence = self._engine.silence
         return f"engine hung: silent for {silence:.0f} s" if silence > limit else ""
 

@@ -234,8 +234,11 @@ def test_a_step_that_does_not_fit_in_memory_is_computed_in_parts(start: Start) -
 
 @pytest.mark.usefixtures("private_tmp")
 def test_a_hung_engine_fails_liveness_and_dies_with_its_parent(start: Start) -> None:
-    server = start("--step-timeout", "2.5").wait_ready()
+    server = start("--step-timeout", "0.5").wait_ready()
     engine = server.engine_pid
+    for _ in range(50):  # over two heartbeats
+        assert server.get("/livez").status_code == 200, "it is idle"
+        time.sleep(0.05)
     os.kill(engine, signal.SIGSTOP)
     eventually(lambda: server.get("/livez").status_code == 503, "hung")
     assert server.get("/livez").json()["status"] == "hung"
