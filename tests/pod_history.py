@@ -1,18 +1,16 @@
 """What happened to the pods of a namespace: every change, with its time, by a watch."""
 
 import itertools
-import subprocess
-import threading
 import time
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Self
 
-from dev.cluster import binary
 from tests.kube import Api, eventually
+from tests.watch import Watch
 
 _LINE = (
     "{.type}|{.object.metadata.name}|{.object.metadata.deletionTimestamp}|{.object.spec.nodeName}"
-    '|{.object.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+    '|{.object.status.conditions[?(@.type=="Ready")].status}'
 )
 
 
@@ -26,17 +24,14 @@ class Moment:
     staying: int  # there, wherever and however, and not about to leave
 
 
-class PodHistory:
+class PodHistory(Watch):
     """Records from the moment when `serving` pods serve; to be used as a context."""
 
     def __init__(self, api: Api, serving: int):
         self._first = serving
         self._moments: list[Moment] = []
         self._pods: dict[str, tuple[bool, bool, bool]] = {}
-        command = [binary("kubectl"), f"--kubeconfig={api.cluster.kubeconfig}", "-n", api.namespace]
-        command += ["get", "pods", "--watch", "--output-watch-events", f"-o=jsonpath={_LINE}"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read)
+        super().__init__(api, "pods", "--output-watch-events", line=_LINE)
 
     @property
     def moments(self) -> list[Moment]:
@@ -53,30 +48,18 @@ class PodHistory:
         gaps = itertools.pairwise(moments)
         return sum(later.at - earlier.at for earlier, later in gaps if not earlier.serving)
 
-    def __enter__(self) -> "PodHistory":
-        self._reader.start()
+    def __enter__(self) -> Self:
+        super().__enter__()
         eventually(lambda: self._moments, what=f"{self._first} pods serve")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        self._reader.join(timeout=10)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event, name, deleted, node, ready = line.rstrip("\n").split("|")
-            self._pods[name] = (ready == "True" and not deleted, bool(node), not deleted)
-            if event == "DELETED":
-                del self._pods[name]
-            serving, placed, staying = (
-                sum(pod[index] for pod in self._pods.values()) for index in range(3)
-            )
-            if self._moments or serving >= self._first:
-                self._moments.append(Moment(time.monotonic(), serving, placed, staying))
+    def _take(self, line: str) -> None:
+        event, name, deleted, node, ready = line.split("|")
+        self._pods[name] = (ready == "True" and not deleted, bool(node), not deleted)
+        if event == "DELETED":
+            del self._pods[name]
+        serving, placed, staying = (
+            sum(pod[index] for pod in self._pods.values()) for index in range(3)
+        )
+        if self._moments or serving >= self._first:
+            self._moments.append(Moment(time.monotonic(), serving, placed, staying))

@@ -34,7 +34,7 @@ class Signals:
         detail: why not, in its words or the API server's.
         values: by metric name; what is unknown is missing.
         served: output-equivalent tokens/s, rounded so that it does not change with every look.
-        overload: how it showed in the last minute that there is too much to do; None: it did not,
+        overload: how it showed of late that there is too much to do; None: it did not,
             or it is not known.
         capacity: what one replica was measured to serve at most.
     """

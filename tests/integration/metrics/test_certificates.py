@@ -3,13 +3,9 @@
 import base64
 import itertools
 import ssl
-import subprocess
 import threading
 import time
-from types import TracebackType
-from typing import Self
 
-from dev.cluster import binary
 from tests.integration.metrics.conftest import (
     GROUP_PATH,
     NAME,
@@ -18,6 +14,7 @@ from tests.integration.metrics.conftest import (
     wait_available,
 )
 from tests.kube import Api, eventually
+from tests.watch import Watch
 
 # Two seconds for the aggregator to hear of an authority, and two until the one before expires: a busy
 # machine holds each up.
@@ -30,37 +27,17 @@ def held(api: Api) -> dict[str, bytes]:
     return {k: base64.b64decode(v) for k, v in secret.get("data", {}).items()}
 
 
-class Bundles:
-    """Follows the Secret by a watch, which shows every state of it; a context."""
+class Bundles(Watch):
+    """Follows the Secret by a watch, which shows every state of it."""
 
     def __init__(self, api: Api):
         self.seen: dict[bytes, set[bytes]] = {}
         """Serving certificate → bundles that were there with it."""
-        command = [binary("kubectl"), f"--kubeconfig={api.cluster.kubeconfig}", "-n", api.namespace]
-        line = r'{.data.tls\.crt}|{.data.ca\.crt}{"\n"}'
-        command += ["get", "secret", NAME, "--watch", f"-o=jsonpath={line}"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read)
+        super().__init__(api, "secret", NAME, line=r"{.data.tls\.crt}|{.data.ca\.crt}")
 
-    def __enter__(self) -> Self:
-        self._reader.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        self._reader.join(timeout=10)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            chain, bundle = map(base64.b64decode, line.rstrip("\n").split("|"))
-            self.seen.setdefault(chain, set()).add(bundle)
+    def _take(self, line: str) -> None:
+        chain, bundle = map(base64.b64decode, line.split("|"))
+        self.seen.setdefault(chain, set()).add(bundle)
 
 
 def test_rotation_without_a_gap(release: Api, server: StartServer) -> None:
