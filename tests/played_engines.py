@@ -1,24 +1,23 @@
 """Gives pods that kwok plays what it has not: an address, where an engine answers."""
 
-import subprocess
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from dev.cluster import ClusterError, binary
+from dev.cluster import ClusterError
 from tests.kube import Api
 from tests.loaded_fleet import Fleet
+from tests.watch import Watch
 
 _LABEL = r"serving\.pagoda\.dev/llmdeployment"
 _LINE = (
     f"{{.type}}|{{.object.metadata.labels.{_LABEL}}}|{{.object.metadata.name}}"
     "|{.object.metadata.deletionTimestamp}|{.object.status.podIP}"
-    '|{.object.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+    '|{.object.status.conditions[?(@.type=="Ready")].status}'
 )
 
 
-class PlayedEngines:
+class PlayedEngines(Watch):
     """Follows the pods of a namespace: each has an engine of its LLMDeployment's fleet, which gets
     requests from its readiness to its deletion. A context."""
 
@@ -32,14 +31,7 @@ class PlayedEngines:
         self._api = api
         self._fleets = fleets
         self._known: set[str] = set()
-        command = [binary("kubectl"), f"--kubeconfig={api.cluster.kubeconfig}", "-n", api.namespace]
-        command += ["get", "pods", "--watch", "--output-watch-events", f"-o=jsonpath={_LINE}"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read)
-
-    def __enter__(self) -> "PlayedEngines":
-        self._reader.start()
-        return self
+        super().__init__(api, "pods", "--output-watch-events", line=_LINE)
 
     def __exit__(
         self,
@@ -47,27 +39,23 @@ class PlayedEngines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
-        self._reader.join(timeout=10)
+        super().__exit__(kind, error, trace)
         for fleet in self._fleets.values():
             fleet.close()
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event, deployment, pod, deleted, address, ready = line.rstrip("\n").split("|")
-            fleet = self._fleets[deployment]
-            if pod not in self._known and event != "DELETED":
-                self._known.add(pod)
-                self._address(pod, fleet.add(pod))
-            if event == "DELETED":
-                self._known.discard(pod)
-                fleet.remove(pod)
-            elif deleted:
-                fleet.leave(pod)
-            elif ready == "True" and address:
-                fleet.serve(pod)
+    def _take(self, line: str) -> None:
+        event, deployment, pod, deleted, address, ready = line.split("|")
+        fleet = self._fleets[deployment]
+        if pod not in self._known and event != "DELETED":
+            self._known.add(pod)
+            self._address(pod, fleet.add(pod))
+        if event == "DELETED":
+            self._known.discard(pod)
+            fleet.remove(pod)
+        elif deleted:
+            fleet.leave(pod)
+        elif ready == "True" and address:
+            fleet.serve(pod)
 
     def _address(self, pod: str, address: str) -> None:
         status = {"podIP": address, "podIPs": [{"ip": address}]}
